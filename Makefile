@@ -1,0 +1,79 @@
+# Everything here runs on a machine with Python 3.11 or newer and make; the rest is installed into
+# .venv, in the versions of constraints.txt. `make` alone lists the targets.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8080
+
+.DEFAULT_GOAL := help
+.PHONY: help run verify test lint format clean
+
+help:
+	@echo "make run [PORT=8080] [DATA=folder]  start the engine with its own Postgres"
+	@echo "make verify [DATA=folder]           prove the books, beside a running engine or without"
+	@echo "make test                           style, types, layers and all tests"
+	@echo "make lint                           style, types and layers only"
+	@echo "make format                         lay the code out"
+	@echo "make clean                          remove what was installed and cached; keeps all data"
+
+# Without DATA the engine decides: ENGINE_DATA_DIR, else .data in this folder.
+data_option = $(if $(DATA),--data "$(DATA)")
+
+run: $(VENV)/.run
+	@exec $(BIN)/engine dev --port $(PORT) $(data_option)
+
+verify: $(VENV)/.run
+	@exec $(BIN)/engine verify $(data_option)
+
+# pytest is last, so that the output ends with its summary.
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Two variables, because newer versions of pip read another one for what builds the package.
+pip_install = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(VENV)/.run: $(VENV)/.place pyproject.toml constraints.txt
+	@echo "Installing the engine into $(VENV) ..."
+	@$(pip_install) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.place pyproject.toml constraints.txt
+	@echo "Installing the engine and its test tools into $(VENV) ..."
+	@$(pip_install) --editable ".[test,redis]"
+	@touch $(VENV)/.run $@
+
+# A virtual environment holds absolute paths and a link to its Python. One that was copied or moved
+# here, or whose Python has gone, is made anew.
+ifneq '$(shell $(BIN)/python -c "" 2>/dev/null && cat $(VENV)/.place)' '$(CURDIR)'
+.PHONY: $(VENV)/.place
+endif
+
+$(VENV)/.place:
+	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		echo "Making $(VENV) with $$("$$python" --version) ..."; \
+		rm -rf $(VENV); \
+		if "$$python" -m venv $(VENV); then pwd -P > $@; exit 0; fi; \
+		rm -rf $(VENV); \
+		echo "$$python cannot make a virtual environment (see above)." \
+			"On Debian and Ubuntu install the package python3-venv." >&2; \
+		exit 1; \
+	done; \
+	echo "Python 3.11 or newer is needed and was not found." \
+		"Install it, or name it: make run PYTHON=/path/to/python3" >&2; \
+	exit 1

@@ -1,0 +1,44 @@
+"""Where every actor's mailbox is, and what the router must know before it admits a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from engine.domain.ids import slot_of
+from engine.messages import Reply
+from engine.supervisor.mailbox import Mailbox
+
+SLOTS = 4096
+
+
+class Directory:
+    """Addresses by name, and the doors: what is out of service at the moment and why."""
+
+    def __init__(self, shards: int, reply: Callable[[Reply], None]) -> None:
+        self.reply = reply
+        self.mailboxes: dict[str, Mailbox[Any]] = {}
+        self.shards: list[Mailbox[Any]] = []
+        self.shard_names = [f"shard-{n}" for n in range(shards)]
+        self.shard_trouble: list[str | None] = ["starting"] * shards
+        self.ledger_trouble: str | None = "starting"
+        self.gateway_admits: dict[str, Callable[[], float | None]] = {}
+        # Two list look-ups find a payment's mailbox on the hot path.
+        self._shard_of_slot = [slot * shards // SLOTS for slot in range(SLOTS)]
+
+    def add(self, name: str, mailbox: Mailbox[Any]) -> None:
+        """Register a mailbox under its actor's name."""
+        self.mailboxes[name] = mailbox
+
+    def shard_index(self, payment_id: str) -> int:
+        """The shard that owns a payment."""
+        return self._shard_of_slot[slot_of(payment_id)]
+
+    def shard_of(self, payment_id: str) -> Mailbox[Any]:
+        """The mailbox of the shard that owns a payment."""
+        return self.shards[self._shard_of_slot[slot_of(payment_id)]]
+
+    def slots_of(self, shard: int) -> range:
+        """The slots a shard owns: contiguous, so that the ledger can be asked for a range."""
+        count = len(self.shard_names)
+        return range(-(-shard * SLOTS // count), -(-(shard + 1) * SLOTS // count))

@@ -1,0 +1,206 @@
+"""A gateway's actor: bulkhead, deadline and breaker in front of one provider.
+
+What the adapter can answer at once is answered at once; the rest is performed, each call in a task
+of its own, at most `inflight_max` at a time. Whatever happens to a call, its shard hears of it: a
+call that ran into the deadline is `Unknown`, one that was never sent is `Failed(sent=False)`.
+
+The breaker is asked before a call is sent. While it is open nothing is sent; when its rest is over
+exactly one call goes as a trial and the others wait for its outcome.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup, TaskStatus
+
+from engine.actors.directory import Directory
+from engine.domain.news import NEWS_KIND, Failed, GatewayCall, OperationNews, Unknown
+from engine.messages import Heard, Perform, ToGateway
+from engine.ports import Breaker, Clock, Gateway, Telemetry
+from engine.supervisor.mailbox import Mailbox
+
+
+class GatewayStatistics(msgspec.Struct, frozen=True):
+    """A gateway's actor at this moment."""
+
+    name: str
+    breaker: str
+    in_flight: int
+    waiting: int
+    calls: int
+    not_sent: int
+
+
+class GatewayActor:
+    """Owns one provider's adapter and its breaker."""
+
+    def __init__(
+        self,
+        mailbox: Mailbox[ToGateway],
+        directory: Directory,
+        gateway: Gateway,
+        breaker: Breaker,
+        clock: Clock,
+        telemetry: Telemetry,
+    ) -> None:
+        self._mailbox = mailbox
+        self._directory = directory
+        self._gateway = gateway
+        self._breaker = breaker
+        self._clock = clock
+        self._telemetry = telemetry
+        self._traits = gateway.traits
+        self._waiting: deque[Perform] = deque()
+        self._in_flight = 0
+        self._calls = 0
+        self._not_sent = 0
+        self._resting = False
+        directory.gateway_admits[self._traits.name] = self._refuses_for_s
+
+    def _refuses_for_s(self) -> float | None:
+        """None: requests are admitted. Otherwise for how many seconds the gateway rests."""
+        state = self._breaker.state
+        if state == "closed":
+            return None
+        if state == "half-open":
+            return 1.0
+        return self._breaker.retry_in_s(anyio.current_time())
+
+    def statistics(self) -> GatewayStatistics:
+        """The actor at this moment."""
+        return GatewayStatistics(
+            self._traits.name,
+            self._breaker.state.replace("-", "_"),
+            self._in_flight,
+            len(self._waiting),
+            self._calls,
+            self._not_sent,
+        )
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Send calls until cancelled. Calls cut off by that are looked up by the reconciler."""
+        self._in_flight = 0
+        self._resting = False
+        self._waiting.clear()
+        async with anyio.create_task_group() as tasks:
+            self._tasks: TaskGroup = tasks
+            if self._breaker.state == "open":
+                self._rest()
+            reader = self._mailbox.attach()
+            task_status.started()
+            while True:
+                messages = await reader.receive_all()
+                self._send(messages)
+                reader.acknowledge()
+
+    def _send(self, messages: list[Perform]) -> None:
+        if self._breaker.state != "closed" or self._waiting:
+            self._waiting.extend(messages)
+            self._pump()
+            return
+        began = anyio.current_time()
+        answers = self._gateway.perform_now([message.call for message in messages])
+        for message, news in zip(messages, answers, strict=True):
+            if news is None:
+                self._waiting.append(message)
+            else:
+                self._calls += 1
+                self._heard(message, news, anyio.current_time() - began)
+        if self._waiting:
+            self._pump()
+
+    def _pump(self) -> None:
+        """Start what may start: as far as the bulkhead and the breaker allow."""
+        while self._waiting and self._in_flight < self._traits.inflight_max:
+            if not self._breaker.admits():
+                if self._breaker.state == "open":
+                    self._refuse_waiting()
+                return
+            self._in_flight += 1
+            self._calls += 1
+            is_trial = self._breaker.state == "half-open"
+            self._tasks.start_soon(self._perform, self._waiting.popleft(), is_trial)
+
+    def _refuse_waiting(self) -> None:
+        """The breaker is open: these were never sent, which is a definite answer."""
+        while self._waiting:
+            message = self._waiting.popleft()
+            self._not_sent += 1
+            news: OperationNews = (
+                # An unsent look-up says nothing about what it asks for.
+                Unknown("gateway_unavailable")
+                if message.call.look_up
+                else Failed("gateway_unavailable", sent=False)
+            )
+            self._tell(message, news)
+
+    async def _perform(self, message: Perform, is_trial: bool) -> None:
+        began = anyio.current_time()
+        news: OperationNews = Unknown("timeout")
+        try:
+            with anyio.move_on_after(self._traits.deadline_ms / 1000):
+                news = await self._attempt(message.call)
+        finally:
+            self._in_flight -= 1
+        self._heard(message, news, anyio.current_time() - began, is_trial=is_trial)
+        if self._waiting:
+            self._pump()
+
+    async def _attempt(self, call: GatewayCall) -> OperationNews:
+        try:
+            return await self._gateway.perform(call)
+        except Exception as broken:
+            # A fault in an adapter says nothing about what the provider did.
+            self._telemetry.error(
+                "gateway_adapter_broken", gateway=self._traits.name, reason=repr(broken)
+            )
+            return Unknown("adapter_broken")
+
+    def _heard(
+        self, message: Perform, news: OperationNews, took_s: float, *, is_trial: bool = False
+    ) -> None:
+        kind = NEWS_KIND[type(news)]
+        self._telemetry.gateway_call(
+            self._traits.name,
+            "look_up" if message.call.look_up else message.call.action,
+            kind,
+            took_s,
+        )
+        was = self._breaker.state
+        self._breaker.record(kind, anyio.current_time(), is_trial=is_trial)
+        if self._breaker.state != was:
+            self._telemetry.warn(
+                "breaker_changed", gateway=self._traits.name, was=was, now=self._breaker.state
+            )
+            if self._breaker.state == "open":
+                self._rest()
+                self._refuse_waiting()
+        self._tell(message, news)
+
+    def _tell(self, message: Perform, news: OperationNews) -> None:
+        self._directory.shard_of(message.payment_id).put_reserved_nowait(
+            Heard(
+                message.payment_id,
+                message.op,
+                news,
+                "look_up" if message.call.look_up else "reply",
+                self._clock.now_ms(),
+            )
+        )
+
+    def _rest(self) -> None:
+        if not self._resting:
+            self._resting = True
+            self._tasks.start_soon(self._wait_out)
+
+    async def _wait_out(self) -> None:
+        """The breaker's reset timer."""
+        await anyio.sleep(self._breaker.retry_in_s(anyio.current_time()))
+        self._resting = False
+        if self._breaker.state == "open":
+            self._breaker.half_open()
+            self._telemetry.warn("breaker_changed", gateway=self._traits.name, now="half-open")
+            self._pump()

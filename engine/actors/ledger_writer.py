@@ -1,0 +1,145 @@
+"""The ledger writer: group commit.
+
+It takes everything that waits, commits it as one transaction, and tells the senders. While a
+commit is under way the next group gathers, so the busier the engine, the larger the groups.
+
+- A lost reply to a COMMIT is settled by committing the same batch under the same key again.
+- Entries whose idempotency key is taken are refused by name; the rest is committed.
+- An entry that cannot be stored is found by bisecting; its batch mates are committed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import anyio
+from anyio.abc import TaskStatus
+
+from engine.actors.directory import Directory
+from engine.domain.entry import Batch
+from engine.messages import Barrier, Committed, ToWriter, Write, WriteRefused
+from engine.ports import (
+    Clock,
+    EntryInvalid,
+    Fenced,
+    Ids,
+    KeysTaken,
+    LedgerUnavailable,
+    LedgerWriter,
+    Telemetry,
+)
+from engine.supervisor.mailbox import Mailbox
+
+RETRY_FIRST_S = 0.05
+RETRY_MAX_S = 2.0
+
+
+class LedgerWriterActor:
+    """One lane of the journal."""
+
+    def __init__(
+        self,
+        mailbox: Mailbox[ToWriter],
+        directory: Directory,
+        ledger: LedgerWriter,
+        clock: Clock,
+        ids: Ids,
+        telemetry: Telemetry,
+        *,
+        entries_max: int,
+    ) -> None:
+        self._mailbox = mailbox
+        self._directory = directory
+        self._ledger = ledger
+        self._clock = clock
+        self._ids = ids
+        self._telemetry = telemetry
+        self._entries_max = entries_max
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Commit until cancelled. Raises `Fenced` when a newer engine has taken over."""
+        reader = self._mailbox.attach()
+        self._directory.ledger_trouble = None
+        task_status.started()
+        while True:
+            messages = await reader.receive_all()
+            # A commit is not given up half-way: its outcome would be unknown to those who wait.
+            with anyio.CancelScope(shield=True):
+                for start in range(0, len(messages), self._entries_max):
+                    await self._settle(messages[start : start + self._entries_max])
+            reader.acknowledge()
+
+    async def _settle(self, messages: list[ToWriter]) -> None:
+        """Commit a group, in order; barriers are answered when all before them is settled."""
+        writes = [message for message in messages if type(message) is Write]
+        if writes:
+            await self._commit(writes)
+        for message in messages:
+            if type(message) is Barrier:
+                self._tell(message.reply_to, Committed(message.incarnation, (message.token,)))
+
+    async def _commit(self, writes: list[Write]) -> None:
+        pending = [writes]
+        while pending:
+            group = pending.pop()
+            try:
+                await self._commit_group(group)
+            except KeysTaken as taken:
+                rest = []
+                for write in group:
+                    claim = write.entry.claim
+                    if claim is not None and claim.ref in taken.refs:
+                        self._refuse(write, "key_taken")
+                    else:
+                        rest.append(write)
+                assert len(rest) < len(group), "the ledger named keys that nobody claims"
+                if rest:
+                    pending.append(rest)
+            except EntryInvalid as invalid:
+                if len(group) == 1:
+                    self._telemetry.warn("entry_refused", reason=invalid.reason)
+                    self._refuse(group[0], invalid.reason)
+                else:
+                    middle = len(group) // 2
+                    pending.append(group[middle:])
+                    pending.append(group[:middle])
+
+    async def _commit_group(self, group: list[Write]) -> None:
+        batch = Batch(
+            self._ids.new("b"),
+            self._clock.now_ms(),
+            tuple([write.entry for write in group]),
+        )
+        began = anyio.current_time()
+        delay_s = RETRY_FIRST_S
+        while True:
+            try:
+                receipt = await self._ledger.commit(batch)
+                break
+            except LedgerUnavailable as trouble:
+                # The outcome is open, so the very same batch is committed again, never another.
+                if self._directory.ledger_trouble is None:
+                    self._telemetry.error("ledger_unavailable", reason=str(trouble))
+                self._directory.ledger_trouble = str(trouble)
+                await anyio.sleep(delay_s * (0.5 + self._ids.jitter()))
+                delay_s = min(delay_s * 2, RETRY_MAX_S)
+            except Fenced as fenced:
+                self._directory.ledger_trouble = str(fenced)
+                raise
+        if self._directory.ledger_trouble is not None:
+            self._directory.ledger_trouble = None
+            self._telemetry.warn("ledger_available", batch=receipt.number)
+        self._telemetry.group_commit(len(group), anyio.current_time() - began)
+        tokens: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+        for write in group:
+            tokens[write.reply_to, write.incarnation].append(write.token)
+        for (name, incarnation), committed in tokens.items():
+            self._tell(name, Committed(incarnation, tuple(committed)))
+
+    def _refuse(self, write: Write, reason: str) -> None:
+        self._tell(write.reply_to, WriteRefused(write.incarnation, write.token, reason))
+
+    def _tell(self, name: str, message: Committed | WriteRefused) -> None:
+        mailbox = self._directory.mailboxes.get(name)
+        if mailbox is not None:
+            mailbox.put_reserved_nowait(message)

@@ -1,0 +1,1 @@
+"""Where concrete parts are named and put together; nothing below knows them."""

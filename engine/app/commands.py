@@ -1,0 +1,207 @@
+"""What each command of the command line does, once its settings are known."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from engine.app import run as running
+from engine.app.parts import DEV_FEES, simulator_config
+from engine.app.telemetry import StructlogTelemetry
+from engine.config import Settings
+from engine.ledger import migrate as migrating
+from engine.ledger.embedded import EmbeddedPostgres, EmbeddedPostgresError, attached
+from engine.ports import Fenced, LedgerUnavailable
+from engine.supervisor.errors import MaxIntensityReached
+
+Fail = Callable[[object], int]
+BOOKS = "simulator-books.jsonl"
+LOOPBACK = "127.0.0.1"
+
+
+def _run_async(main: Callable[[], object]) -> None:
+    anyio.run(main, backend="asyncio", backend_options={"use_uvloop": True})  # type: ignore[arg-type]
+
+
+def _telemetry(settings: Settings) -> StructlogTelemetry:
+    out = open(settings.log_file, "ab") if settings.log_file is not None else None  # noqa: SIM115 - it stays open for the life of the process
+    return StructlogTelemetry(out=out)
+
+
+def _run(main: Callable[[], object], fail: Fail) -> int:
+    """Run to the end, and say in one line what ended it if that was trouble."""
+    ended_by: BaseException | None = None
+    try:
+        _run_async(main)
+    except* (LedgerUnavailable, Fenced, MaxIntensityReached, MigrationRefused, OSError) as trouble:
+        ended_by = _innermost(trouble)
+    return 0 if ended_by is None else fail(ended_by)
+
+
+def _innermost(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+def dev(settings: Settings, fail: Fail) -> int:
+    """Everything in one process and on loopback: the first minute, and every day after."""
+    settings = msgspec.structs.replace(
+        settings, host=LOOPBACK, fees=settings.fees or DEV_FEES, database_url=None
+    )
+    data_dir = Path(settings.data_dir)
+    postgres = EmbeddedPostgres(data_dir)
+    try:
+        postgres.start()
+    except EmbeddedPostgresError as trouble:
+        return fail(trouble)
+
+    def ready(port: int) -> None:
+        running.say(running.banner(settings, port, data_dir))
+
+    try:
+        return _run(
+            functools.partial(
+                running.run_engine,
+                settings,
+                dsn=postgres.dsn,
+                dev=True,
+                telemetry=_telemetry(settings),
+                books=data_dir / BOOKS,
+                ready=ready,
+            ),
+            fail,
+        )
+    finally:
+        postgres.stop()
+
+
+def serve(settings: Settings, fail: Fail) -> int:
+    """Serve on somebody else's Postgres."""
+    if settings.database_url is None:
+        return fail("DATABASE_URL is not set: name the Postgres to use, or run `engine dev`.")
+    if not settings.api_keys:
+        return fail(
+            "no API keys: add [[api_keys]] with sha256 and merchant to the settings file "
+            "(--config or ENGINE_CONFIG)."
+        )
+    if settings.simulator.url is None:
+        return fail(
+            "no gateway: set `url` under [simulator] in the settings file to the address of "
+            "`engine gateway-simulator`."
+        )
+    telemetry = _telemetry(settings)
+    return _run(
+        functools.partial(
+            running.run_engine,
+            settings,
+            dsn=settings.database_url,
+            dev=False,
+            telemetry=telemetry,
+            books=None,
+            ready=lambda port: telemetry.log("serving", host=settings.host, port=port),
+        ),
+        fail,
+    )
+
+
+def _with_database(settings: Settings, fail: Fail, use: Callable[[str], int]) -> int:
+    """Call `use` with the address of the database: DATABASE_URL's, or the embedded one's."""
+    try:
+        if settings.database_url is not None:
+            return use(settings.database_url)
+        with attached(Path(settings.data_dir)) as dsn:
+            return use(dsn)
+    except EmbeddedPostgresError as trouble:
+        return fail(trouble)
+
+
+def migrate(settings: Settings, fail: Fail) -> int:
+    """Apply what is missing, and say what was applied."""
+
+    def use(dsn: str) -> int:
+        async def main() -> None:
+            applied = await migrating.migrate(dsn)
+            for migration in applied:
+                running.say(f"applied {migration.name}\n")
+            if not applied:
+                running.say("the schema is up to date\n")
+
+        return _run(main, fail)
+
+    return _with_database(settings, fail, use)
+
+
+def verify(settings: Settings, fail: Fail, *, as_json: bool, now_ms: int) -> int:
+    """Prove the books, and in dev compare them with the simulator's."""
+    from engine.app.witness import simulator_witness
+    from engine.ledger.verify import render
+    from engine.ledger.verify import verify as verify_ledger
+
+    books = Path(settings.data_dir) / BOOKS
+    witness = None
+    if settings.database_url is None and books.exists():
+        witness = simulator_witness(books)
+
+    def use(dsn: str) -> int:
+        holds = False
+
+        async def main() -> None:
+            nonlocal holds
+
+            def progress(check: str, rows: int) -> None:
+                if not as_json and sys.stderr.isatty():
+                    sys.stderr.write(f"\r{check}: {rows:,} rows\x1b[K")
+
+            report = await verify_ledger(dsn, witness=witness, now_ms=now_ms, progress=progress)
+            if not as_json and sys.stderr.isatty():
+                sys.stderr.write("\r\x1b[K")
+            holds = report.holds
+            text = msgspec.json.encode(report).decode() if as_json else render(report)
+            running.say(f"{text}\n")
+
+        status = _run(main, fail)
+        return status or (0 if holds else 1)
+
+    return _with_database(settings, fail, use)
+
+
+def gateway_simulator(
+    settings: Settings,
+    fail: Fail,
+    *,
+    port: int,
+    latency_ms: float | None,
+    webhook_url: str | None,
+) -> int:
+    """The simulator as a process of its own, with its own books in the data directory."""
+    from engine.gateways.simulator_http import serve_simulator
+
+    data_dir = Path(settings.data_dir)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    config = simulator_config(
+        msgspec.structs.replace(
+            settings,
+            public_url=f"http://{settings.host}:{port}",
+            simulator=msgspec.structs.replace(
+                settings.simulator,
+                latency_ms=latency_ms if latency_ms is not None else settings.simulator.latency_ms,
+            ),
+        )
+    )
+    return _run(
+        functools.partial(
+            serve_simulator,
+            settings.host,
+            port,
+            books_path=data_dir / BOOKS,
+            config=config,
+            webhook_url=webhook_url,
+        ),
+        fail,
+    )

@@ -1,0 +1,59 @@
+"""The real clock and the real source of ids."""
+
+from __future__ import annotations
+
+import time
+from random import Random, SystemRandom
+
+from engine.domain.ids import new_id, slot_of, slot_of_key
+
+
+class SystemClock:
+    """Wall time that never goes back within a process."""
+
+    def __init__(self) -> None:
+        self._last_ms = 0
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms > self._last_ms:
+            self._last_ms = now_ms
+        return self._last_ms
+
+
+class RandomIds:
+    """New ids from a clock and a generator, which is seeded from the system's entropy.
+
+    A plain generator is enough: ids need to be unique, and nothing is granted to who guesses one.
+    """
+
+    def __init__(self, clock: SystemClock) -> None:
+        self._clock = clock
+        self._random = Random(SystemRandom().getrandbits(128))
+        self._transfer = 0
+
+    def payment(self, slot_key: str | None) -> str:
+        """A new payment id, in the slot of `slot_key` or a random one."""
+        bits = self._random.getrandbits(72)
+        slot = slot_of_key(slot_key) if slot_key is not None else bits >> 60
+        return new_id("pay_", self._clock.now_ms(), slot, bits & 0xFFF_FFFF_FFFF_FFFF)
+
+    def new(self, prefix: str, payment_id: str | None = None) -> str:
+        """A new id; it carries its payment's slot when there is one."""
+        bits = self._random.getrandbits(72)
+        slot = slot_of(payment_id) if payment_id is not None else bits >> 60
+        return new_id(f"{prefix}_", self._clock.now_ms(), slot, bits & 0xFFF_FFFF_FFFF_FFFF)
+
+    def continue_after(self, last_transfer: int) -> None:
+        """Number transfers after the last one in the journal."""
+        self._transfer = max(self._transfer, last_transfer)
+
+    def transfer(self) -> int:
+        """The next transfer id."""
+        self._transfer += 1
+        return self._transfer
+
+    def jitter(self) -> float:
+        """A number in [0, 1)."""
+        return self._random.random()

@@ -1,0 +1,188 @@
+"""Running an engine: database, takeover, actors, HTTP, and the way down."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskStatus
+
+from engine.app.parts import SIMULATOR, Engine
+from engine.app.telemetry import StructlogTelemetry
+from engine.config import DEV_KEY, Settings
+from engine.http.api import Api
+from engine.http.exchange import Request
+from engine.http.limits import Limits
+from engine.http.server import HttpServer, serve
+from engine.ledger.lock import LockTaken
+from engine.ledger.migrate import migrate
+from engine.ledger.postgres import PostgresLedger
+from engine.ports import LedgerUnavailable
+
+DRAIN_S = 8.0
+LOG_FLUSH_S = 0.05
+OWNER = f"{socket.gethostname()}:{os.getpid()}"
+
+
+async def run_engine(
+    settings: Settings,
+    *,
+    dsn: str,
+    dev: bool,
+    telemetry: StructlogTelemetry,
+    books: Path | None,
+    ready: Callable[[int], None],
+) -> None:
+    """Serve until SIGINT or SIGTERM, then drain. `ready` is called with the port, once.
+
+    Raises LedgerUnavailable when the database cannot be reached at the start, and Fenced (within
+    an exception group) when another engine has taken over.
+    """
+    if dev:
+        await migrate(dsn)
+    ledger = PostgresLedger(dsn)
+    await ledger.open()
+    async def deliver(headers: Mapping[str, str], raw: bytes) -> bool:
+        # In one process a webhook need not leave it; it takes the same way from the door on.
+        request_id = engine.ids.new("req")
+        answer = await engine.system.router.webhook(SIMULATOR, headers, raw, request_id)
+        return answer.status == 200
+
+    engine = Engine(
+        settings, ledger=ledger, telemetry=telemetry, books=books, deliver=deliver, dev=dev
+    )
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_flush_logs, telemetry)
+            server: HttpServer = await tasks.start(_serve_http, engine)
+            await tasks.start(_watch_signals, engine, tasks.cancel_scope)
+            tasks.start_soon(_take_over_and_run, engine, lambda: ready(server.port))
+    finally:
+        with anyio.CancelScope(shield=True):
+            for gateway, _ in engine.gateways.values():
+                await gateway.close()
+            await ledger.close()
+            telemetry.flush()
+
+
+async def _take_over_and_run(engine: Engine, ready: Callable[[], None]) -> None:
+    """Become the one engine that writes, as soon as no other one is; then run the actors."""
+    ledger = engine.ledger
+    try:
+        epoch = await ledger.take_over(OWNER)
+    except LockTaken as taken:
+        engine.standing_by = f"standing by: {taken}"
+        engine.telemetry.warn("standing_by", reason=str(taken))
+        epoch = await ledger.stand_by(OWNER)
+    engine.ids.continue_after(await ledger.last_transfer())
+    engine.telemetry.log("took_over", epoch=epoch)
+    async with anyio.create_task_group() as tasks:
+        if engine.simulator is not None:
+            await tasks.start(engine.simulator.run)
+        tasks.start_soon(_keep_lock, engine)
+        await tasks.start(engine.system.run)
+        engine.standing_by = None
+        engine.telemetry.log("ready")
+        ready()
+
+
+async def _keep_lock(engine: Engine) -> None:
+    """The lock goes with its connection: take it again, or be fenced by whoever was faster."""
+    while True:
+        await engine.ledger.wait_lock_lost()
+        engine.telemetry.warn("lock_lost")
+        while True:
+            try:
+                await engine.ledger.retake()
+                break
+            except LedgerUnavailable:
+                await anyio.sleep(1)
+
+
+async def _serve_http(
+    engine: Engine, *, task_status: TaskStatus[HttpServer] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    api = Api(engine.http_parts())
+
+    def on_error(error: Exception, request: Request) -> None:
+        engine.telemetry.error("handler_failed", path=request.path, reason=repr(error))
+
+    await serve(
+        api.handle,
+        host=engine.settings.host,
+        port=engine.settings.port,
+        limits=Limits(
+            connections_max=engine.settings.connections_max,
+            drain_s=DRAIN_S,
+            takes_any_type=api.takes_any_type,
+        ),
+        new_request_id=lambda: engine.ids.new("req"),
+        on_error=on_error,
+        task_status=task_status,
+    )
+
+
+async def _watch_signals(
+    engine: Engine,
+    scope: anyio.CancelScope,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """SIGTERM and SIGINT: not ready any more, finish what runs, stop.
+
+    Cancelling stops HTTP first (it drains by itself), then the actors in reverse order. Whatever
+    is still open is durable and is resolved by the next start.
+    """
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            engine.stopping = True
+            engine.telemetry.log("stopping")
+            with anyio.move_on_after(DRAIN_S):
+                while engine.system.router.statistics().waiting:
+                    await anyio.sleep(0.02)
+            scope.cancel()
+            return
+
+
+async def _flush_logs(telemetry: StructlogTelemetry) -> None:
+    """Write the log lines out, and by the same clock see how late the event loop is."""
+    while True:
+        due = anyio.current_time() + LOG_FLUSH_S
+        await anyio.sleep(LOG_FLUSH_S)
+        telemetry.metrics.loop_lag(max(0.0, anyio.current_time() - due))
+        telemetry.flush()
+
+
+def banner(settings: Settings, port: int, data_dir: Path) -> str:
+    """What `engine dev` prints once it is ready."""
+    address = f"http://{settings.host}:{port}"
+    return f"""
+Payment engine is ready.
+
+  address   {address}
+  API key   {DEV_KEY}
+  data      {data_dir}
+  API docs  {address}/docs
+
+Authorise a payment:
+
+  curl -s {address}/v1/payments/authorize \\
+    -H 'Authorization: Bearer {DEV_KEY}' \\
+    -H "Idempotency-Key: $(date +%s%N)" \\
+    -H 'Content-Type: application/json' \\
+    -d '{{"amount": 1099, "currency": "USD", "payment_method": "pm_card_visa"}}'
+
+Stop with Ctrl-C; the data stays.
+"""
+
+
+def say(text: str) -> None:
+    """Print for a person, now."""
+    sys.stdout.write(text)
+    sys.stdout.flush()

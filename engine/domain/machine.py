@@ -1,0 +1,334 @@
+"""The payment machine: what commands, news and timers do to a payment.
+
+Every road into a payment ends in one of the four functions here, each pure: state and event in, a
+`Step` (or a `Refusal`, or None where nothing changes) out. What the answer of a gateway does is in
+`outcomes`; the table it follows is `operation.TRANSITIONS`.
+
+The order of effects is the shell's promise: a step's writes are durable before its calls are made,
+and before anybody is answered.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.domain.change import Change, Env, Step
+from engine.domain.commands import Cancel, Capture, Command, Open, Refund
+from engine.domain.ids import op_id
+from engine.domain.news import (
+    Disputed,
+    News,
+    RefundedElsewhere,
+    ReversedByGateway,
+)
+from engine.domain.operation import Operation
+from engine.domain.outcomes import hear_of_operation, hear_of_payment
+from engine.domain.payment import COMMANDS, Payment
+from engine.domain.refusals import Refusal
+from engine.domain.retry import review_due_ms
+
+
+def open_payment(
+    command: Open, payment_id: str, key: str, request_id: str, path: str, env: Env
+) -> Step:
+    """A new payment: the intent and the reserved money, before a byte goes to the gateway."""
+    op = Operation(
+        n=1,
+        type="purchase" if command.purchase else "authorize",
+        amount=command.amount,
+        created_ms=env.now_ms,
+        sent_ms=env.now_ms,
+        key=key,
+        request_id=request_id,
+        path=path,
+        transfer=env.new_transfer(),
+    )
+    payment = Payment(
+        id=payment_id,
+        merchant_id=command.merchant_id,
+        livemode=command.livemode,
+        created_ms=env.now_ms,
+        amount=command.amount,
+        currency=command.currency,
+        gateway=command.gateway,
+        payment_method=command.payment_method,
+        operations=(op,),
+        hold=op.transfer,
+        customer=command.customer,
+        subscription=command.subscription,
+        reference=command.reference,
+        description=command.description,
+        statement_descriptor=command.statement_descriptor,
+        return_url=command.return_url,
+        metadata=command.metadata,
+    )
+    change = Change(payment, env, new=True)
+    change.hold(op)
+    change.call(op)
+    change.note("requested", op_id(payment_id, 1), request_id=request_id, path=path)
+    change.note("intent", op_id(payment_id, 1), type=op.type, amount=op.amount, hold=op.transfer)
+    return change.finish()
+
+
+def command_payment(
+    payment: Payment, command: Command, key: str, request_id: str, path: str, env: Env
+) -> Step | Refusal:
+    """A merchant's command on an existing payment."""
+    if payment.merchant_id != command.merchant_id or payment.livemode != command.livemode:
+        return not_found(payment.id)
+    asked = Operation(
+        n=len(payment.operations) + 1,
+        type="capture",
+        amount=0,
+        created_ms=env.now_ms,
+        sent_ms=env.now_ms,
+        key=key,
+        request_id=request_id,
+        path=path,
+    )
+    if isinstance(command, Capture):
+        return _capture(payment, command, asked, env)
+    if isinstance(command, Refund):
+        return _refund(payment, command, asked, env)
+    assert isinstance(command, Cancel), command
+    return _cancel(payment, command, asked, env)
+
+
+def not_found(payment_id: str) -> Refusal:
+    """The same words whether it is not there or somebody else's."""
+    return Refusal("payment_not_found", f"No payment {payment_id} was found for this key.")
+
+
+def _judge(payment: Payment, command: str) -> Refusal | None:
+    """What the status alone says to a command (`payment.COMMANDS`)."""
+    verdict = COMMANDS[payment.status][command]  # type: ignore[index]  # the three literals
+    if verdict == "yes":
+        return None
+    if verdict == "unresolved" or (
+        command == "refund"
+        and any(op.type == "capture" and op.is_open for op in payment.operations)
+    ):
+        return Refusal(
+            "operation_unresolved",
+            f"The payment is {payment.status}: it can be {_DONE[command]} once the outcome of its "
+            "open operation is known. Try again shortly.",
+            retry_after_s=1,
+        )
+    return Refusal(
+        "invalid_state_transition",
+        f"A payment that is {payment.status} cannot be {_DONE[command]}.",
+    )
+
+
+_DONE = {"capture": "captured", "cancel": "canceled", "refund": "refunded"}
+
+
+def _nothing_left(payment: Payment, verb: str) -> Refusal:
+    """Nothing is capturable because what is in flight has reserved it all."""
+    return Refusal(
+        "operation_unresolved",
+        f"Another capture or cancel of this payment is under way; it cannot be {verb} before "
+        "that is settled. Try again shortly.",
+        retry_after_s=1,
+    )
+
+
+def _capture(payment: Payment, command: Capture, asked: Operation, env: Env) -> Step | Refusal:
+    refused = _judge(payment, "capture")
+    if refused is not None:
+        return refused
+    if payment.cancel_requested:
+        return Refusal("invalid_state_transition", "The payment is being canceled.")
+    if payment.capturable == 0:
+        return _nothing_left(payment, "captured")
+    if not command.final and not env.traits.multiple_capture:
+        return Refusal(
+            "multiple_capture_unsupported",
+            f"The gateway {payment.gateway} captures an authorisation once; leave out `final`.",
+            param="final",
+        )
+    amount = payment.capturable if command.amount is None else command.amount
+    if amount > payment.capturable:
+        return Refusal(
+            "amount_exceeds_capturable",
+            f"At most {payment.capturable} can be captured.",
+            param="amount",
+        )
+    op = _with(
+        asked,
+        amount=amount,
+        final=command.final,
+        release=payment.capturable - amount if command.final else 0,
+    )
+    change = Change(payment, env)
+    change.add_op(op)
+    change.set(capturing=payment.capturing + op.amount, releasing=payment.releasing + op.release)
+    return _asked(change, payment, op)
+
+
+def _cancel(payment: Payment, command: Cancel, asked: Operation, env: Env) -> Step | Refusal:
+    refused = _judge(payment, "cancel")
+    if refused is not None:
+        return refused
+    op = _with(asked, type="cancel", reason=command.reason)
+    change = Change(payment, env)
+    if payment.origin.is_open:
+        if any(o.type == "cancel" and o.is_open for o in payment.operations):
+            return _nothing_left(payment, "canceled again")
+        # What the gateway has told us of can be voided now; what is unknown, when it is known.
+        deferred = payment.origin.status in ("processing", "unknown")
+        op = _with(op, deferred=deferred)
+        change.add_op(op)
+        change.set(cancel_requested=True)
+        return _asked(change, payment, op, call=not deferred)
+    if payment.capturable == 0 or any(
+        o.type == "capture" and o.is_open for o in payment.operations
+    ):
+        return _nothing_left(payment, "canceled")
+    op = _with(op, amount=payment.capturable)
+    change.add_op(op)
+    change.set(releasing=payment.releasing + op.amount, cancel_requested=True)
+    return _asked(change, payment, op)
+
+
+def _refund(payment: Payment, command: Refund, asked: Operation, env: Env) -> Step | Refusal:
+    refused = _judge(payment, "refund")
+    if refused is not None:
+        return refused
+    amount = payment.refundable if command.amount is None else command.amount
+    if amount > payment.refundable or amount == 0:
+        return Refusal(
+            "amount_exceeds_refundable",
+            f"At most {payment.refundable} can be refunded.",
+            param="amount",
+        )
+    op = _with(
+        asked,
+        type="refund",
+        amount=amount,
+        refund_id=command.refund_id,
+        reason=command.reason,
+        metadata=command.metadata,
+    )
+    change = Change(payment, env)
+    change.start_refund(op)
+    return _asked(change, payment, change.op(op.n))
+
+
+def _with(op: Operation, **fields: object) -> Operation:
+    return msgspec.structs.replace(op, **fields)
+
+
+def _asked(change: Change, payment: Payment, op: Operation, *, call: bool = True) -> Step:
+    """The end of every accepted command: note it, and have the gateway called."""
+    change.note("requested", op_id(payment.id, op.n), request_id=op.request_id, path=op.path)
+    change.note("intent", op_id(payment.id, op.n), type=op.type, amount=op.amount)
+    if call:
+        change.call(op)
+    return change.finish()
+
+
+def hear(payment: Payment, n: int, news: News, via: str, env: Env) -> Step | None:
+    """News of a gateway, by whichever road. None: it changes nothing."""
+    if isinstance(news, Disputed | ReversedByGateway | RefundedElsewhere):
+        return hear_of_payment(payment, news, via, env)
+    if not 1 <= n <= len(payment.operations):
+        return None
+    return hear_of_operation(payment, payment.operations[n - 1], news, via, env)
+
+
+def expire(payment: Payment, env: Env) -> Step | None:
+    """The authorisation has lapsed: what is left of the hold is released.
+
+    While a capture or cancel is unresolved the hold may still be used, so it waits for that.
+    """
+    if payment.expires_ms is None or payment.expires_ms > env.now_ms or payment.capturable <= 0:
+        return None
+    change = Change(payment, env)
+    if any(op.is_open and op.type in ("capture", "cancel") for op in payment.operations):
+        change.set(expires_ms=env.now_ms + EXPIRY_POSTPONED_MS)
+        return change.finish()
+    amount = payment.capturable
+    change.post("hold", amount, 1, "expire_pending", resolves=payment.hold)
+    change.set(
+        released=payment.released + amount,
+        expires_ms=None,
+        released_by="expired" if payment.captured == 0 else payment.released_by,
+    )
+    change.note("expired", amount=amount)
+    change.happened("payment.expired" if payment.captured == 0 else "payment.captured")
+    return change.finish()
+
+
+EXPIRY_POSTPONED_MS = 60_000
+
+
+def retry(payment: Payment, env: Env) -> Step | None:
+    """Work that the engine started itself, and that failed, is due again: with the same key."""
+    due = [op for op in payment.operations if op.retry_ms is not None and op.retry_ms <= env.now_ms]
+    if not due:
+        return None
+    change = Change(payment, env)
+    for op in due:
+        again = change.set_op(
+            op.n,
+            status="processing",
+            retry_ms=None,
+            attempts=op.attempts + 1,
+            sent_ms=env.now_ms,
+            checks=0,
+        )
+        change.note("retried", op_id(payment.id, op.n), attempt=again.attempts)
+        change.call(again)
+    return change.finish()
+
+
+def revive(payment: Payment, env: Env) -> Step | None:
+    """A person has the engine's own failed work tried again, from the first attempt."""
+    failed = [op for op in payment.operations if op.type == "reversal" and op.status == "failed"]
+    if not failed:
+        return None
+    change = Change(payment, env)
+    for op in failed:
+        again = change.set_op(
+            op.n, status="processing", retry_ms=None, attempts=1, sent_ms=env.now_ms, checks=0
+        )
+        change.note("revived", op_id(payment.id, op.n))
+        change.call(again)
+    change.set(needs_review=False)
+    return change.finish()
+
+
+def look_ups_due(payment: Payment, env: Env) -> list[Operation]:
+    """The operations whose outcome is to be looked up now."""
+    return [
+        op
+        for op in payment.operations
+        if op.is_open and op.next_check_ms is not None and op.next_check_ms <= env.now_ms
+    ]
+
+
+def recovered(payment: Payment) -> list[Operation]:
+    """What a crash left in the air: asked, durably, and no answer recorded."""
+    return [op for op in payment.operations if op.status == "processing" and not op.deferred]
+
+
+def review(payment: Payment, env: Env) -> Step | None:
+    """An operation that nobody could resolve by its deadline goes to a person, and stays open."""
+    overdue = [
+        op
+        for op in payment.operations
+        if op.is_open
+        and not op.needs_review
+        and review_due_ms(op.sent_ms) <= env.now_ms
+        and op.status in ("processing", "unknown")
+    ]
+    if not overdue:
+        return None
+    change = Change(payment, env)
+    for op in overdue:
+        change.set_op(op.n, needs_review=True)
+        change.note("needs_review", op_id(payment.id, op.n), reason="unresolved past deadline")
+    change.set(needs_review=True)
+    change.parked = f"operation {op_id(payment.id, overdue[0].n)} is unresolved past its deadline"
+    return change.finish()

@@ -1,0 +1,200 @@
+"""From a step to what is written of it: one `Entry`, with the answers and events built in."""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.domain.change import Env, Step
+from engine.domain.entry import (
+    Answer,
+    Claim,
+    DeadLetter,
+    Entry,
+    EventRow,
+    InboxRef,
+    KeyAnswer,
+    KeyRef,
+    RefundRow,
+    TimelineStep,
+    TimerRow,
+)
+from engine.domain.operation import Operation
+from engine.domain.payment import Payment, timers
+from engine.domain.representation import (
+    answer_for,
+    event_bytes,
+    payment_bytes,
+    previous_attributes,
+    refund_bytes,
+)
+
+
+class Recorded(msgspec.Struct, frozen=True, gc=False):
+    """A step ready to be written. `answers`: by operation number, also those not final."""
+
+    entry: Entry
+    payment: Payment
+    answers: dict[int, Answer]
+
+
+def record(
+    step: Step, env: Env, claim: Claim | None = None, inbox_done: InboxRef | None = None
+) -> Recorded:
+    """Everything one step writes.
+
+    The final answer of every operation the step settled goes in with it, so a client that asks
+    again after a crash gets the same bytes.
+    """
+    payment, before = step.payment, step.before
+    body: bytes | None = None
+    answers: dict[int, Answer] = {}
+    stored: list[KeyAnswer] = []
+    settled: list[int] = []
+    for op in payment.operations:
+        if op.answered or not _moved(before, op):
+            continue
+        if body is None and op.status != "processing":
+            body = payment_bytes(payment)
+        answer = answer_for(payment, op, body)
+        if answer is None:
+            continue
+        answers[op.n] = answer
+        if answer.final:
+            settled.append(op.n)
+            if op.key and op.key not in step.release_keys:
+                stored.append(KeyAnswer(_key_ref(payment, op.key), answer))
+    if settled:
+        payment = _mark_answered(payment, settled)
+    timeline = step.timeline
+    for n, answer in answers.items():
+        timeline = (
+            *timeline,
+            TimelineStep(env.now_ms, "answered", f"{payment.id}.{n}", {"status": answer.status}),
+        )
+    timers_set, timers_cleared = _timer_changes(before, payment)
+    entry = Entry(
+        payment=payment,
+        transfers=step.transfers,
+        claim=claim,
+        answers=tuple(stored),
+        claims_released=tuple(_key_ref(payment, key) for key in step.release_keys),
+        events=_events(step, payment, env, body),
+        refunds=_refunds(before, payment),
+        timeline=timeline,
+        timers_set=timers_set,
+        timers_cleared=timers_cleared,
+        inbox_done=inbox_done,
+        dead_letter=_dead_letter(step, payment, env),
+    )
+    return Recorded(entry, payment, answers)
+
+
+def _key_ref(payment: Payment, key: str) -> KeyRef:
+    return KeyRef(payment.merchant_id, payment.livemode, key)
+
+
+def _moved(before: Payment | None, op: Operation) -> bool:
+    if before is None or op.n > len(before.operations):
+        return True
+    return before.operations[op.n - 1] is not op
+
+
+def _mark_answered(payment: Payment, settled: list[int]) -> Payment:
+    return msgspec.structs.replace(
+        payment,
+        operations=tuple(
+            msgspec.structs.replace(op, answered=True) if op.n in settled else op
+            for op in payment.operations
+        ),
+    )
+
+
+def _timer_changes(
+    before: Payment | None, after: Payment
+) -> tuple[tuple[TimerRow, ...], tuple[TimerRow, ...]]:
+    had = {} if before is None else timers(before)
+    has = timers(after)
+    if had == has:
+        return (), ()
+    wanted = tuple(
+        TimerRow(due, after.id, kind) for kind, due in has.items() if had.get(kind) != due
+    )
+    unwanted = tuple(
+        TimerRow(due, after.id, kind) for kind, due in had.items() if has.get(kind) != due
+    )
+    return wanted, unwanted
+
+
+def _events(step: Step, payment: Payment, env: Env, body: bytes | None) -> tuple[EventRow, ...]:
+    if not step.events:
+        return ()
+    first = payment.sequence - len(step.events) + 1
+    rows = []
+    for offset, happened in enumerate(step.events):
+        if happened.op:
+            op = payment.operations[happened.op - 1]
+            assert op.refund_id is not None, happened
+            object_id, content, previous = op.refund_id, refund_bytes(payment, op), {}
+        else:
+            if body is None:
+                body = payment_bytes(payment)
+            object_id, content = payment.id, body
+            previous = previous_attributes(step.before, payment)
+        event_id = env.new_id("evt")
+        rows.append(
+            EventRow(
+                event_id,
+                happened.type,
+                payment.merchant_id,
+                payment.livemode,
+                object_id,
+                first + offset,
+                env.now_ms,
+                event_bytes(
+                    event_id=event_id,
+                    type=happened.type,
+                    at_ms=env.now_ms,
+                    livemode=payment.livemode,
+                    sequence=first + offset,
+                    body=content,
+                    previous=previous,
+                ),
+            )
+        )
+    return tuple(rows)
+
+
+def _refunds(before: Payment | None, payment: Payment) -> tuple[RefundRow, ...]:
+    return tuple(
+        RefundRow(
+            op.refund_id,
+            payment.id,
+            payment.merchant_id,
+            payment.livemode,
+            _refund_status(op),
+            op.created_ms,
+            refund_bytes(payment, op),
+        )
+        for op in payment.operations
+        if op.refund_id is not None and _moved(before, op)
+    )
+
+
+def _refund_status(op: Operation) -> str:
+    if op.is_open:
+        return "unknown" if op.status == "unknown" else "pending"
+    return "succeeded" if op.status == "succeeded" else "failed"
+
+
+def _dead_letter(step: Step, payment: Payment, env: Env) -> DeadLetter | None:
+    """What only a person can decide goes to the work queue, in the same commit."""
+    if step.parked is None:
+        return None
+    return DeadLetter(
+        id=env.new_id("dl"),
+        kind="payment_review",
+        subject=payment.id,
+        reason=step.parked,
+        body=b"{}",
+        created_ms=env.now_ms,
+    )

@@ -1,0 +1,158 @@
+"""What surrounds every handler: checks before a body is read, error answers, counters.
+
+Nothing here knows sockets; `server.py` moves the bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+
+import msgspec
+
+from engine.domain.refusals import Refusal
+from engine.http import wire
+from engine.http.exchange import Request, Response
+from engine.http.limits import Limits
+from engine.http.problems import problem, refused
+
+Handle = Callable[[Request], Awaitable[Response]]
+Receive = Callable[[Mapping[str, str], int], Awaitable[bytes | Refusal]]
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server is doing and has done since it started."""
+
+    connections: int
+    connections_max: int
+    running: int
+    requests: int
+    refusals: Mapping[str, int]
+    """Requests refused before any handler saw them, by code."""
+    failures: int
+    """Handlers that raised."""
+    gone: int
+    """Clients that left before their answer was sent."""
+    unread: int
+    """Clients dropped because they did not read."""
+
+
+class Shell:
+    """One handler for all requests, and what is answered without it or in its place."""
+
+    def __init__(
+        self,
+        handle: Handle,
+        *,
+        limits: Limits,
+        new_request_id: Callable[[], str],
+        on_error: Callable[[Exception, Request], None],
+    ) -> None:
+        self.limits = limits
+        self.new_request_id = new_request_id
+        self.refusals: Counter[str] = Counter()
+        self.failures = 0
+        self._handle = handle
+        self._on_error = on_error
+
+    def refuse(self, refusal: Refusal, request_id: str, instance: str = "/") -> Response:
+        """Answer, and count, what no handler is to see."""
+        self.refusals[refusal.code] += 1
+        return refused(refusal, instance=instance, request_id=request_id)
+
+    def judge(self, method: str, path: str, headers: Mapping[str, str]) -> int | Refusal:
+        """Judge a body by its head alone, the size first. Returns the bytes it may have."""
+        limits = self.limits
+        size_max = limits.body_limit(path)
+        length = headers.get("content-length")
+        if length is not None and int(length) > size_max:
+            return too_large(size_max)
+        if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+            return Refusal("content_encoding_not_supported", "A body must not be compressed.")
+        if (
+            not wire.is_json(headers.get("content-type", ""))
+            and method not in ("GET", "HEAD")
+            and not limits.takes_any_type(path)
+        ):
+            return Refusal("unsupported_media_type", "A body must be application/json.")
+        return size_max
+
+    async def take(
+        self,
+        method: str,
+        target: str,
+        fields: Iterable[tuple[str, str]],
+        *,
+        peer: str,
+        request_id: str,
+        receive: Receive | None,
+    ) -> tuple[Request | None, Response]:
+        """Make a request of what arrived and have it handled, or refuse it without a request.
+
+        `receive` reads the body, given the headers and the bytes it may have; None if there is
+        no body. Whatever the handler raises is answered 500.
+        """
+        started_s = time.monotonic()
+        path, raw_query = wire.split_target(target)
+        headers = wire.read_headers(fields)
+        if isinstance(headers, Refusal):
+            return None, self.refuse(headers, request_id, path)
+        body = b""
+        if receive is not None:
+            size_max = self.judge(method, path, headers)
+            if isinstance(size_max, Refusal):
+                return None, self.refuse(size_max, request_id, path)
+            received = await receive(headers, size_max)
+            if isinstance(received, Refusal):
+                return None, self.refuse(received, request_id, path)
+            body = received
+        query = wire.read_query(raw_query)
+        if isinstance(query, Refusal):
+            return None, self.refuse(query, request_id, path)
+        request = Request(
+            method=method,
+            path=path,
+            query=query,
+            headers=headers,
+            body=body,
+            peer=peer,
+            request_id=request_id,
+            started_s=started_s,
+        )
+        try:
+            return request, await self._handle(request)
+        except Exception as error:
+            return request, self.failed(error, request)
+
+    def failed(self, error: Exception, request: Request) -> Response:
+        """Answer in place of a handler; its error itself goes to `on_error` only."""
+        self.failures += 1
+        # A broken log must not cost the client its answer.
+        with suppress(Exception):
+            self._on_error(error, request)
+        return problem(
+            "internal_error",
+            detail="The request failed here; with its Idempotency-Key it is safe to send again.",
+            instance=request.path,
+            request_id=request.request_id,
+        )
+
+
+def too_large(size_max: int) -> Refusal:
+    """Refuse a body for its size, in bytes."""
+    return Refusal("body_too_large", f"A body here may have {size_max} bytes.")
+
+
+def malformed(error: BaseException, limits: Limits) -> Refusal:
+    """Say what aiohttp's parser refused, without repeating any of it."""
+    # Only its LineTooLong has more than one argument: the second is the limit that was exceeded.
+    limit = error.args[1] if len(error.args) > 1 else None
+    if limit == limits.line_bytes_max:
+        return Refusal("uri_too_long", f"A target may have {limit} bytes.")
+    if limit is not None:
+        return Refusal("headers_too_large", f"A header may have {limit} bytes.")
+    if error.args and str(error.args[0]).startswith("Too many headers"):
+        return Refusal("headers_too_large", f"There may be {limits.headers_max} headers.")
+    return Refusal("malformed_http", "The request does not follow HTTP/1.1.")

@@ -1,0 +1,174 @@
+"""Connections to Postgres: how each kind is set up, and the few that readers share.
+
+Every connection has one user at a time, which is an actor or a read of this module. A statement
+that ends in any error, a cancellation among them, takes its connection with it: asyncpg can't
+always tell in what state the connection is then, and a new one costs milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import anyio
+import asyncpg
+import msgspec
+from asyncpg.connect_utils import SessionAttribute
+
+from engine.ledger.errors import ledger_error
+from engine.ledger.queries import QUERIES
+from engine.ports import LedgerError, LedgerUnavailable
+
+CONNECT_TIMEOUT_S: Final = 10.0
+READ_TIMEOUT_S: Final = 15.0
+
+COMMON: Final[dict[str, str]] = {
+    "jit": "off",  # Compiling takes longer than any statement here runs.
+    "timezone": "UTC",
+    # So that the lock of an engine whose machine vanished is free after seconds, not hours.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
+
+WRITER: Final[dict[str, str]] = COMMON | {
+    "application_name": "engine-writer",
+    "statement_timeout": "0",  # A commit under way is waited for: its outcome is wanted.
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "0",
+    "synchronous_commit": "on",
+    # A commit touches rows by their keys only. Without this, a plan made while the tables were
+    # small would read whole tables after they have grown, until somebody analyses them.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+
+READER: Final[dict[str, str]] = COMMON | {
+    "application_name": "engine-reader",
+    "statement_timeout": str(int(READ_TIMEOUT_S * 1000)),
+    "default_transaction_read_only": "on",
+}
+
+LOCK: Final[dict[str, str]] = COMMON | {
+    "application_name": "engine-lock",
+    "statement_timeout": "30s",
+    "lock_timeout": "20s",
+    "idle_session_timeout": "0",
+}
+
+
+class DurabilityError(LedgerError):
+    """The database would lose what it says it has committed. The message says what to change."""
+
+
+async def connect(
+    dsn: str, settings: dict[str, str], *, writable: bool = False
+) -> asyncpg.Connection:
+    """A new connection. With `writable`, of the hosts in the DSN the one that takes writes.
+
+    Raises LedgerUnavailable.
+    """
+    try:
+        return await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_TIMEOUT_S,
+            server_settings=settings,
+            target_session_attrs=(
+                SessionAttribute.read_write if writable else SessionAttribute.any
+            ),
+        )
+    except Exception as error:
+        # Whatever it is, from a wrong password to a refused connection: there is none.
+        raise LedgerUnavailable(f"no connection: {type(error).__name__}: {error}") from error
+
+
+async def check_durable(connection: asyncpg.Connection) -> None:
+    """Raise DurabilityError where fsync or synchronous_commit is off."""
+    row = await connection.fetchrow(QUERIES["durability"])
+    assert row is not None
+    if row["fsync"] != "on":
+        raise DurabilityError("fsync is off: a power cut would corrupt the ledger; set fsync = on")
+    if row["commit"] not in {"on", "remote_apply"}:
+        raise DurabilityError(
+            f"synchronous_commit is {row['commit']}: set it to on, or commits would be "
+            f"acknowledged before they are durable"
+        )
+
+
+class ReaderStatistics(msgspec.Struct, frozen=True):
+    """`opened` counts every connection ever opened: it grows where reads fail."""
+
+    connections_max: int
+    busy: int
+    idle: int
+    waiting: int
+    opened: int
+
+
+class ReadConnections:
+    """At most `connections_max` connections, opened when needed and kept while they work."""
+
+    def __init__(self, dsn: str, connections_max: int) -> None:
+        self._dsn = dsn
+        self._limit = anyio.CapacityLimiter(connections_max)
+        self._idle: list[asyncpg.Connection] = []
+        self._opened = 0
+        self._closed = False
+
+    def statistics(self) -> ReaderStatistics:
+        """A frozen view for the console."""
+        limit = self._limit.statistics()
+        return ReaderStatistics(
+            connections_max=int(limit.total_tokens),
+            busy=limit.borrowed_tokens,
+            idle=len(self._idle),
+            waiting=limit.tasks_waiting,
+            opened=self._opened,
+        )
+
+    async def fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        """The rows of a named query. Raises LedgerUnavailable (EntryInvalid for bad values)."""
+        async with self._connection() as connection:
+            return await connection.fetch(QUERIES[name], *arguments)
+
+    async def fetchrow(self, name: str, *arguments: Any) -> asyncpg.Record | None:
+        """The first row of a named query. Raises as `fetch` does."""
+        async with self._connection() as connection:
+            return await connection.fetchrow(QUERIES[name], *arguments)
+
+    async def close(self) -> None:
+        """Close what is idle, and whatever comes back later."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().terminate()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
+        async with self._limit:
+            connection = self._take()
+            if connection is None:
+                connection = await connect(self._dsn, READER)
+                self._opened += 1
+            try:
+                yield connection
+            except Exception as error:
+                connection.terminate()
+                raise ledger_error(error) from error
+            except BaseException:
+                connection.terminate()
+                raise
+            if self._closed:
+                connection.terminate()
+            else:
+                self._idle.append(connection)
+
+    def _take(self) -> asyncpg.Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        return None

@@ -1,0 +1,108 @@
+"""The ledger on Postgres: writer, reader and the right to write, as one object.
+
+    await migrate(dsn)
+    ledger = PostgresLedger(dsn)
+    await ledger.open()
+    await ledger.take_over("engine on web-1")
+    receipt = await ledger.commit(batch)
+    await ledger.close()
+
+It runs on asyncio (asyncpg does). Nothing in it reconnects by itself: after LedgerUnavailable the
+next call tries a new connection, and how long to wait before that is the caller's to decide.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.domain.entry import Batch
+from engine.ledger.connections import ReaderStatistics
+from engine.ledger.lock import EngineLock
+from engine.ledger.reader import Reader
+from engine.ledger.writer import Writer, WriterStatistics
+from engine.ports import Receipt
+
+
+class LedgerStatistics(msgspec.Struct, frozen=True):
+    """What the ledger knows of itself."""
+
+    writer: WriterStatistics
+    reader: ReaderStatistics
+    lock_held: bool
+
+
+class PostgresLedger(Reader):
+    """Both protocols of the ledger, `LedgerWriter` and `LedgerReader`, on a migrated database.
+
+    `readers_max` connections read; one more writes and one holds the lock. `commit_timeout_s`
+    bounds a commit; when it has passed, its outcome is open. `durable=False` accepts a database
+    that would lose commits in a power cut, for throw-away ones.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        readers_max: int = 4,
+        commit_timeout_s: float = 60.0,
+        durable: bool = True,
+    ) -> None:
+        super().__init__(dsn, readers_max)
+        self._writer = Writer(dsn, durable=durable, commit_timeout_s=commit_timeout_s)
+        self._lock = EngineLock(dsn)
+        self._epoch = 0
+
+    def statistics(self) -> LedgerStatistics:
+        """A frozen view for the console."""
+        return LedgerStatistics(
+            writer=self._writer.statistics(),
+            reader=self._connections.statistics(),
+            lock_held=self._lock.held,
+        )
+
+    async def open(self) -> None:
+        """Check that the database answers. Raises LedgerUnavailable."""
+        await self._connections.fetchrow("epoch")
+
+    async def close(self) -> None:
+        """Let all connections go, and with them the right to write."""
+        self._writer.close()
+        self._lock.release()
+        await self._connections.close()
+
+    async def take_over(self, owner: str, *, patience_s: float = 10.0) -> int:
+        """Become the one engine that writes; returns the new epoch.
+
+        Every other engine's commits fail from here on. Raises LockTaken when another engine
+        holds the lock for all of `patience_s` seconds (it is alive: stand by), and
+        LedgerUnavailable.
+        """
+        await self._lock.acquire(patience_s)
+        return await self._begin(owner)
+
+    async def stand_by(self, owner: str) -> int:
+        """Wait until no other engine holds the lock, then take over. Raises LedgerUnavailable."""
+        await self._lock.wait_acquired()
+        return await self._begin(owner)
+
+    async def wait_lock_lost(self) -> None:
+        """Return when the connection that holds the lock is gone. Then `retake`, or stop."""
+        await self._lock.wait_lost()
+
+    async def retake(self) -> None:
+        """One try to get a lost lock back, in the same epoch.
+
+        Raises LedgerUnavailable (LockTaken where somebody else has it: try again, or be fenced
+        soon), and Fenced where another engine has had the database in the meantime.
+        """
+        await self._lock.acquire(0)
+        await self._lock.check_epoch(self._epoch)
+
+    async def commit(self, batch: Batch) -> Receipt:
+        """Apply the batch in one transaction; see `Writer.commit`."""
+        return await self._writer.commit(batch)
+
+    async def _begin(self, owner: str) -> int:
+        self._epoch = await self._lock.next_epoch(owner)
+        await self._writer.begin(self._epoch)
+        return self._epoch

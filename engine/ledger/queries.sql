@@ -1,0 +1,234 @@
+-- The queries of the ledger, by name. What a group commit does is the function append_batch in
+-- schema.sql; everything else that engine/ledger asks of Postgres is here.
+
+-- name: append_batch
+SELECT append_batch(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+    $21, $22, $23, $24, $25, $26, $27
+)
+
+-- name: head
+-- Where the journal ends. No row: it is empty.
+SELECT number, key, hash FROM batches WHERE lane = $1 ORDER BY number DESC LIMIT 1
+
+-- name: last_transfer
+-- Transfer ids go on from here: each is larger than all before it.
+SELECT coalesce(max(last_transfer), 0) AS id FROM batches WHERE lane = 0
+
+-- name: accounts_above
+-- The accounts that a process does not know yet; it is the only one that opens any.
+SELECT id, book, kind, owner, currency, livemode FROM accounts WHERE id > $1 ORDER BY id
+
+-- name: epoch
+SELECT epoch FROM engine_epoch
+
+-- name: next_epoch
+-- Waits for a commit in flight, which holds a share lock on the row.
+UPDATE engine_epoch SET epoch = epoch + 1, owner = $1, since_ms = $2 RETURNING epoch
+
+-- name: try_lock
+-- The number is arbitrary, and the same for every engine. The lock belongs to the connection and
+-- to this database.
+SELECT pg_try_advisory_lock(7305808869231650116)
+
+-- name: durability
+SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS commit
+
+-- name: payments
+SELECT doc FROM payments WHERE id = ANY ($1::text [])
+
+-- name: open_payments
+-- A page of it, after (slot, id). The index on open payments yields them in this order.
+SELECT slot, id, doc
+FROM payments
+WHERE
+    open AND slot >= $1 AND slot < $2 AND (slot - $1) % $3::integer = 0
+    AND (slot, id) > ($4, $5)
+ORDER BY slot, id
+LIMIT $6
+
+-- name: claim
+SELECT fingerprint, created_ms, payment_id, op, status, body, code, location
+FROM idempotency
+WHERE merchant_id = $1 AND livemode = $2 AND key = $3
+
+-- name: list_payments
+-- Ids sort by time, so the index gives them newest first and the filters drop what is not wanted.
+SELECT doc
+FROM payments
+WHERE
+    merchant_id = $1 AND livemode = $2
+    AND ($3::text IS NULL OR status = $3)
+    AND ($4::text IS NULL OR customer = $4)
+    AND ($5::text IS NULL OR subscription = $5)
+    AND ($6::bigint IS NULL OR created_ms >= $6)
+    AND ($7::bigint IS NULL OR created_ms <= $7)
+    AND id < coalesce($8, '~')
+ORDER BY id DESC
+LIMIT $9
+
+-- name: list_payments_by_reference
+-- At most one; by its own unique index.
+SELECT doc
+FROM payments
+WHERE
+    merchant_id = $1 AND livemode = $2 AND reference = $10
+    AND ($3::text IS NULL OR status = $3)
+    AND ($4::text IS NULL OR customer = $4)
+    AND ($5::text IS NULL OR subscription = $5)
+    AND ($6::bigint IS NULL OR created_ms >= $6)
+    AND ($7::bigint IS NULL OR created_ms <= $7)
+    AND id < coalesce($8, '~')
+ORDER BY id DESC
+LIMIT $9
+
+-- name: refund
+SELECT body FROM refunds WHERE id = $3 AND merchant_id = $1 AND livemode = $2
+
+-- name: list_refunds
+SELECT id, body
+FROM refunds
+WHERE
+    merchant_id = $1 AND livemode = $2
+    AND ($3::text IS NULL OR status = $3)
+    AND id < coalesce($4, '~')
+ORDER BY id DESC
+LIMIT $5
+
+-- name: list_refunds_of_payment
+SELECT id, body
+FROM refunds
+WHERE
+    payment_id = $6 AND merchant_id = $1 AND livemode = $2
+    AND ($3::text IS NULL OR status = $3)
+    AND id < coalesce($4, '~')
+ORDER BY id DESC
+LIMIT $5
+
+-- name: timeline
+SELECT version, batch, recorded_ms, steps FROM timeline WHERE payment_id = $1 ORDER BY version
+
+-- name: event
+SELECT id, type, object_id, sequence, created_ms, body
+FROM events
+WHERE merchant_id = $1 AND livemode = $2 AND id = $3
+
+-- name: list_events
+SELECT id, type, object_id, sequence, created_ms, body
+FROM events
+WHERE
+    merchant_id = $1 AND livemode = $2
+    AND ($3::text IS NULL OR type = $3)
+    AND ($4::text IS NULL OR object_id = $4)
+    AND id < coalesce($5, '~')
+ORDER BY id DESC
+LIMIT $6
+
+-- name: accounts
+SELECT
+    id, book, kind, owner, currency, livemode, created_ms, debits_pending, debits_posted,
+    credits_pending, credits_posted, version
+FROM accounts
+WHERE ($1::text IS NULL OR owner = $1) AND livemode = $2 AND id > $3
+ORDER BY id
+LIMIT $4
+
+-- name: account
+SELECT
+    id, book, kind, owner, currency, livemode, created_ms, debits_pending, debits_posted,
+    credits_pending, credits_posted, version
+FROM accounts
+WHERE id = $1
+
+-- name: account_at
+-- The totals after the last batch that touched the account, of those recorded by then.
+SELECT
+    a.id, a.book, a.kind, a.owner, a.currency, a.livemode, a.created_ms, h.debits_pending,
+    h.debits_posted, h.credits_pending, h.credits_posted, h.version
+FROM accounts a
+JOIN account_history h ON h.account_id = a.id
+WHERE
+    a.id = $1
+    AND h.batch <= (
+        SELECT b.number FROM batches b WHERE b.recorded_ms <= $2
+        ORDER BY b.recorded_ms DESC, b.number DESC LIMIT 1
+    )
+ORDER BY h.batch DESC
+LIMIT 1
+
+-- name: account_transfers
+-- By way of the account's history: each of its rows names the range of ids in which the batch's
+-- transfers of this account lie. Newest first means last recorded first.
+WITH start AS (
+    SELECT
+        coalesce((SELECT t.batch FROM transfers t WHERE t.id = $2), 9223372036854775807) AS batch,
+        coalesce($2, 9223372036854775807) AS id
+)
+SELECT
+    t.id, t.batch, t.debit_account, t.credit_account, t.amount, a.currency, t.kind, t.phase,
+    t.resolves, t.link, t.payment_id, t.op, t.event_ms, h.recorded_ms, a.livemode
+FROM account_history h
+JOIN accounts a ON a.id = h.account_id
+CROSS JOIN start s
+CROSS JOIN LATERAL (
+    SELECT *
+    FROM transfers x
+    WHERE
+        x.id BETWEEN h.first_transfer AND h.last_transfer
+        AND x.batch = h.batch
+        AND (x.debit_account = h.account_id OR x.credit_account = h.account_id)
+) t
+WHERE h.account_id = $1 AND h.batch <= s.batch AND (h.batch < s.batch OR t.id < s.id)
+ORDER BY h.batch DESC, t.id DESC
+LIMIT $3
+
+-- name: transfers
+SELECT
+    t.id, t.batch, t.debit_account, t.credit_account, t.amount, a.currency, t.kind, t.phase,
+    t.resolves, t.link, t.payment_id, t.op, t.event_ms, b.recorded_ms, a.livemode
+FROM transfers t
+JOIN accounts a ON a.id = t.debit_account
+JOIN batches b ON b.lane = 0 AND b.number = t.batch
+WHERE t.id = ANY ($1::bigint []) AND ($2::text IS NULL OR t.payment_id = $2)
+ORDER BY t.id
+
+-- name: timers_due
+SELECT due_ms, payment_id, kind
+FROM timers
+WHERE kind = $1 AND due_ms <= $2
+ORDER BY due_ms, payment_id
+LIMIT $3
+
+-- name: inbox_open
+SELECT gateway, event_id, received_ms, headers, raw
+FROM webhook_inbox
+WHERE outcome IS NULL
+ORDER BY received_ms, gateway, event_id
+LIMIT $1
+
+-- name: dead_letters
+SELECT id, kind, subject, reason, body, created_ms
+FROM dead_letters
+WHERE done_ms IS NULL AND id < coalesce($1, '~')
+ORDER BY id DESC
+LIMIT $2
+
+-- name: migrations_table
+CREATE TABLE IF NOT EXISTS migrations (
+    number integer NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    checksum text COLLATE "C" NOT NULL,
+    applied_ms bigint NOT NULL,
+    CONSTRAINT migrations_pkey PRIMARY KEY (number)
+)
+
+-- name: migrations_lock
+-- Held until the end of the connection: two engines that start together migrate one after the
+-- other.
+SELECT pg_advisory_lock(7305808869231650117)
+
+-- name: migrations_applied
+SELECT number, name, checksum FROM migrations ORDER BY number
+
+-- name: migration_done
+INSERT INTO migrations (number, name, checksum, applied_ms) VALUES ($1, $2, $3, $4)

@@ -1,0 +1,233 @@
+"""The group commit on Postgres: one statement, one transaction, one round trip.
+
+A commit has a definite result or an open outcome. Open means that the connection broke, or the
+database said that it can't write just now. Then the batch stays `unsettled`: the caller commits
+the same batch again, on a new connection its key is looked for at the end of the journal, and it
+is applied exactly once. Only a definite result moves the head of the chain on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import anyio
+import asyncpg
+import msgspec
+from asyncpg.prepared_stmt import PreparedStatement
+
+from engine.domain.entry import Batch
+from engine.domain.journal import GENESIS, seal
+from engine.domain.posting import AccountKey
+from engine.ledger.connections import WRITER, check_durable, connect
+from engine.ledger.errors import ledger_error, verdict_of
+from engine.ledger.queries import QUERIES
+from engine.ledger.rows import Rows, build
+from engine.ports import Fenced, LedgerError, LedgerUnavailable, Receipt
+
+LANE: Final = 0
+TRIES_MAX: Final = 4
+PAUSE_S: Final = 0.02
+
+
+class WriterStatistics(msgspec.Struct, frozen=True):
+    """What the writing half knows of itself. `head` is the number of the last batch."""
+
+    connected: bool
+    epoch: int
+    head: int
+    accounts: int
+    unsettled: str | None
+    commits: int
+    resolved: int
+    tried_again: int
+    connections: int
+
+
+class Writer:
+    """The writing half: one caller at a time, on one connection that nobody else uses."""
+
+    def __init__(self, dsn: str, *, durable: bool, commit_timeout_s: float) -> None:
+        self._dsn = dsn
+        self._durable = durable
+        self._timeout_s = commit_timeout_s
+        self._connection: asyncpg.Connection | None = None
+        self._append: PreparedStatement[Any] | None = None
+        self._epoch = 0
+        self._head = Receipt(number=0, hash=GENESIS)
+        self._head_key = ""
+        self._accounts: dict[AccountKey, int] = {}
+        self._last_account = 0
+        self._unsettled: str | None = None
+        self._commits = self._resolved = self._again = self._connections = 0
+
+    def statistics(self) -> WriterStatistics:
+        """A frozen view for the console."""
+        return WriterStatistics(
+            connected=self._connection is not None and not self._connection.is_closed(),
+            epoch=self._epoch,
+            head=self._head.number,
+            accounts=len(self._accounts),
+            unsettled=self._unsettled,
+            commits=self._commits,
+            resolved=self._resolved,
+            tried_again=self._again,
+            connections=self._connections,
+        )
+
+    async def begin(self, epoch: int) -> Receipt:
+        """Write under this epoch from now on; returns the head of the chain.
+
+        Raises LedgerUnavailable, or LedgerError where the database is not durable.
+        """
+        self._disconnect()
+        self._epoch = epoch
+        await self._connected()
+        return self._head
+
+    async def commit(self, batch: Batch) -> Receipt:
+        """Apply the batch in one transaction, or find that it has been applied.
+
+        Raises KeysTaken, EntryInvalid and Fenced, which are definite, and LedgerUnavailable,
+        after which the same batch must be committed again.
+        """
+        assert self._epoch, "an engine takes over before it writes"
+        assert self._unsettled in (None, batch.key), f"{self._unsettled} is not settled yet"
+        # A commit is never cancelled half-way: its outcome would be open for no reason. It is
+        # bounded by the time-out of its statement.
+        with anyio.CancelScope(shield=True):
+            for tries_left in range(TRIES_MAX - 1, -1, -1):
+                try:
+                    return await self._try(batch)
+                except (asyncpg.PostgresError, OSError, asyncpg.InterfaceError) as error:
+                    if verdict_of(error) != "again" or not tries_left:
+                        raise self._failed(error) from error
+                except LedgerError:
+                    raise
+                except Exception as error:
+                    raise self._failed(error) from error
+                except BaseException:
+                    self._disconnect()
+                    raise
+                self._again += 1
+                await anyio.sleep(PAUSE_S * (TRIES_MAX - tries_left))
+        raise AssertionError("the last try returns or raises")
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._disconnect()
+
+    async def _try(self, batch: Batch) -> Receipt:
+        append = self._append
+        if append is None or self._connection is None or self._connection.is_closed():
+            append = await self._connected()
+        if batch.key == self._head_key:
+            return self._settled(self._head, resolved=True)
+        rows = build(batch, self._accounts, self._last_account + 1)
+        number = self._head.number + 1
+        hash_ = seal(
+            self._head.hash,
+            number,
+            batch.key,
+            batch.recorded_ms,
+            rows.transfers,
+            accounts=rows.accounts,
+            lane=LANE,
+        )
+        self._unsettled = batch.key
+        applied = await append.fetchval(
+            *self._arguments(batch, rows, number, hash_), timeout=self._timeout_s
+        )
+        self._accounts.update(rows.opened)
+        self._last_account += len(rows.opened)
+        self._head_key = batch.key
+        self._head = Receipt(number=number, hash=hash_)
+        return self._settled(self._head, resolved=not applied)
+
+    def _arguments(self, batch: Batch, rows: Rows, number: int, hash_: bytes) -> list[Any]:
+        transfers = rows.transfers
+        return [
+            LANE,
+            number,
+            batch.key,
+            self._epoch,
+            batch.recorded_ms,
+            transfers[0][0] if transfers else 0,
+            transfers[-1][0] if transfers else 0,
+            self._head.hash,
+            hash_,
+            rows.accounts or None,
+            rows.balances or None,
+            transfers or None,
+            rows.second_phases,
+            rows.payments or None,
+            rows.payment_changes or None,
+            rows.claims or None,
+            rows.answers or None,
+            rows.released or None,
+            rows.events or None,
+            rows.refunds or None,
+            rows.timeline or None,
+            rows.timers_cleared or None,
+            rows.timers_set or None,
+            rows.inbox or None,
+            rows.inbox_done or None,
+            rows.dead_letters or None,
+            rows.dead_letters_done or None,
+        ]
+
+    def _settled(self, head: Receipt, *, resolved: bool) -> Receipt:
+        self._unsettled = None
+        self._commits += 1
+        if resolved:
+            self._resolved += 1
+            return Receipt(number=head.number, hash=head.hash, resolved=True)
+        return head
+
+    def _failed(self, error: BaseException) -> LedgerError:
+        """The error to raise. Only a definite one settles the batch and keeps the connection."""
+        raised = ledger_error(error)
+        if isinstance(raised, LedgerUnavailable):
+            self._disconnect()
+        else:
+            self._unsettled = None
+        return raised
+
+    def _disconnect(self) -> None:
+        connection, self._connection, self._append = self._connection, None, None
+        if connection is not None:
+            connection.terminate()
+
+    async def _connected(self) -> PreparedStatement[Any]:
+        """Connect, and read where the journal ends and which accounts there are."""
+        self._disconnect()
+        connection = await connect(self._dsn, WRITER, writable=True)
+        try:
+            if self._durable:
+                await check_durable(connection)
+            append = await connection.prepare(QUERIES["append_batch"])
+            found = await connection.fetchrow(QUERIES["head"], LANE)
+            opened = await connection.fetch(QUERIES["accounts_above"], self._last_account)
+        except LedgerError:
+            connection.terminate()
+            raise
+        except Exception as error:
+            connection.terminate()
+            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+        except BaseException:
+            connection.terminate()
+            raise
+        number = 0 if found is None else found["number"]
+        if number < self._head.number:
+            connection.terminate()
+            raise Fenced(
+                f"the journal ends at batch {number}, but batch {self._head.number} had been "
+                f"committed: this database has lost commits (restored, or an async standby)"
+            )
+        if found is not None:
+            self._head = Receipt(number=number, hash=found["hash"])
+            self._head_key = found["key"]
+        for id_, *key in opened:
+            self._accounts[AccountKey(*key)] = self._last_account = id_
+        self._connection, self._append = connection, append
+        self._connections += 1
+        return append
