@@ -170,7 +170,9 @@ def event(payment: Payment, kind: str) -> EventRow:
     )
 
 
-async def timed(ledger: PostgresLedger, kind: str, size: int, entries: list[Entry]) -> dict[str, Any]:
+async def timed(
+    ledger: PostgresLedger, kind: str, size: int, entries: list[Entry]
+) -> dict[str, Any]:
     """Commit the entries in groups of `size`."""
     batches = [
         Batch(f"{kind}-{size}-{at}", START_MS + at, tuple(entries[at : at + size]))

@@ -58,6 +58,7 @@ class GatewayActor:
         self._calls = 0
         self._not_sent = 0
         self._resting = False
+        self._state = breaker.state
         directory.gateway_admits[self._traits.name] = self._refuses_for_s
 
     def _refuses_for_s(self) -> float | None:
@@ -103,12 +104,13 @@ class GatewayActor:
             return
         began = anyio.current_time()
         answers = self._gateway.perform_now([message.call for message in messages])
+        now = anyio.current_time()
         for message, news in zip(messages, answers, strict=True):
             if news is None:
                 self._waiting.append(message)
             else:
                 self._calls += 1
-                self._heard(message, news, anyio.current_time() - began)
+                self._heard(message, news, now - began, now)
         if self._waiting:
             self._pump()
 
@@ -145,7 +147,8 @@ class GatewayActor:
                 news = await self._attempt(message.call)
         finally:
             self._in_flight -= 1
-        self._heard(message, news, anyio.current_time() - began, is_trial=is_trial)
+        now = anyio.current_time()
+        self._heard(message, news, now - began, now, is_trial=is_trial)
         if self._waiting:
             self._pump()
 
@@ -160,7 +163,13 @@ class GatewayActor:
             return Unknown("adapter_broken")
 
     def _heard(
-        self, message: Perform, news: OperationNews, took_s: float, *, is_trial: bool = False
+        self,
+        message: Perform,
+        news: OperationNews,
+        took_s: float,
+        now: float,
+        *,
+        is_trial: bool = False,
     ) -> None:
         kind = NEWS_KIND[type(news)]
         self._telemetry.gateway_call(
@@ -169,16 +178,19 @@ class GatewayActor:
             kind,
             took_s,
         )
-        was = self._breaker.state
-        self._breaker.record(kind, anyio.current_time(), is_trial=is_trial)
-        if self._breaker.state != was:
-            self._telemetry.warn(
-                "breaker_changed", gateway=self._traits.name, was=was, now=self._breaker.state
-            )
-            if self._breaker.state == "open":
-                self._rest()
-                self._refuse_waiting()
+        self._breaker.record(kind, now, is_trial=is_trial)
+        if self._breaker.state != self._state:
+            self._note_state()
         self._tell(message, news)
+
+    def _note_state(self) -> None:
+        was, self._state = self._state, self._breaker.state
+        self._telemetry.warn(
+            "breaker_changed", gateway=self._traits.name, was=was, now=self._state
+        )
+        if self._state == "open":
+            self._rest()
+            self._refuse_waiting()
 
     def _tell(self, message: Perform, news: OperationNews) -> None:
         self._directory.shard_of(message.payment_id).put_reserved_nowait(
@@ -202,5 +214,5 @@ class GatewayActor:
         self._resting = False
         if self._breaker.state == "open":
             self._breaker.half_open()
-            self._telemetry.warn("breaker_changed", gateway=self._traits.name, now="half-open")
+            self._note_state()
             self._pump()

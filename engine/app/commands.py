@@ -16,7 +16,7 @@ from engine.app.telemetry import StructlogTelemetry
 from engine.config import Settings
 from engine.ledger import migrate as migrating
 from engine.ledger.embedded import EmbeddedPostgres, EmbeddedPostgresError, attached
-from engine.ports import Fenced, LedgerUnavailable
+from engine.ports import LedgerError
 from engine.supervisor.errors import MaxIntensityReached
 
 Fail = Callable[[object], int]
@@ -38,7 +38,7 @@ def _run(main: Callable[[], object], fail: Fail) -> int:
     ended_by: BaseException | None = None
     try:
         _run_async(main)
-    except* (LedgerUnavailable, Fenced, MaxIntensityReached, MigrationRefused, OSError) as trouble:
+    except* (LedgerError, MaxIntensityReached, OSError) as trouble:
         ended_by = _innermost(trouble)
     return 0 if ended_by is None else fail(ended_by)
 

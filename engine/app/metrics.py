@@ -49,10 +49,9 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    @property
-    def count(self) -> int:
-        """How many observations there were."""
-        return sum(self._counts)
+    def counts(self) -> list[int]:
+        """How many observations each bound took."""
+        return list(self._counts)
 
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
         """Add the cumulative buckets to a family."""

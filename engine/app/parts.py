@@ -19,8 +19,8 @@ from engine.app.identity import RandomIds, SystemClock
 from engine.app.telemetry import StructlogTelemetry
 from engine.config import DEV_KEY, DEV_MERCHANT, FeeSetting, Settings, SettingsRefused
 from engine.domain.breaker import BreakerSettings
-from engine.domain.news import NotFound
 from engine.domain.fees import FeeRule, FeeSchedule, fee_schedule
+from engine.domain.news import NotFound
 from engine.gateways.breaker import GatewayBreaker
 from engine.gateways.simulator import Simulator
 from engine.gateways.simulator_config import DEVELOPMENT_SECRET, SimulatorConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -86,9 +87,21 @@ async def _take_over_and_run(engine: Engine, ready: Callable[[], None]) -> None:
             await tasks.start(engine.simulator.run)
         tasks.start_soon(_keep_lock, engine)
         await tasks.start(engine.system.run)
+        _calm_collector()
         engine.standing_by = None
         engine.telemetry.log("ready")
         ready()
+
+
+def _calm_collector() -> None:
+    """Tell the cyclic collector that this process makes many objects and hardly any cycles.
+
+    What exists now lives as long as the process, and open payments live for days: walking over
+    them every few thousand requests costs throughput and finds nothing.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def _keep_lock(engine: Engine) -> None:
@@ -144,8 +157,7 @@ async def _watch_signals(
             engine.stopping = True
             engine.telemetry.log("stopping")
             with anyio.move_on_after(DRAIN_S):
-                while engine.system.router.statistics().waiting:
-                    await anyio.sleep(0.02)
+                await engine.system.router.wait_idle()
             scope.cancel()
             return
 

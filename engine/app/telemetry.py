@@ -133,6 +133,7 @@ class StructlogTelemetry:
         """
         target = sys.stdout.buffer if out is None else out
         self.metrics = Metrics()
+        self._owned: BinaryIO | None = None
         self._log_requests = log_requests
         self._buffer = LineBuffer(target)
         self._now_ms = now_ms or _wall_ms
@@ -150,11 +151,19 @@ class StructlogTelemetry:
             return cls(log_requests=log_requests)
         # The buffer here is the only one: what was flushed has left the process.
         out = cast(BinaryIO, Path(path).open("ab", buffering=0))  # noqa: SIM115 - for good
-        return cls(out=out, pretty=False, log_requests=log_requests)
+        telemetry = cls(out=out, pretty=False, log_requests=log_requests)
+        telemetry._owned = out
+        return telemetry
 
     def flush(self) -> None:
         """Write out what was kept. The app calls it every `FLUSH_EVERY_S` and at the end."""
         self._buffer.write_out()
+
+    def close(self) -> None:
+        """Write out what was kept and close a file that `to` opened."""
+        self.flush()
+        if self._owned is not None:
+            self._owned.close()
 
     def _line(self, level: str, event: str, fields: dict[str, Any]) -> None:
         lines = self.metrics.log_lines
@@ -180,7 +189,7 @@ class StructlogTelemetry:
         failure = fields.get("error")
         if isinstance(failure, BaseException):
             fields["error"] = _fallback(failure)
-            fields["stack"] = "".join(traceback.format_exception(failure))
+            fields["traceback"] = "".join(traceback.format_exception(failure))
         self._line(level, event, fields)
         self._buffer.write_out()
 

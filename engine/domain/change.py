@@ -65,7 +65,6 @@ class Change:
     """Gathers one step of one payment."""
 
     __slots__ = (
-        "before",
         "books",
         "calls",
         "env",
@@ -79,9 +78,8 @@ class Change:
         "transfers",
     )
 
-    def __init__(self, payment: Payment, env: Env, *, new: bool = False) -> None:
+    def __init__(self, payment: Payment, env: Env) -> None:
         self.payment = payment
-        self.before = None if new else payment
         self.env = env
         self.ops = list(payment.operations)
         self.fields: dict[str, Any] = {}
@@ -151,21 +149,6 @@ class Change:
         )
         return transfer_id
 
-    def hold(self, op: Operation) -> None:
-        """Reserve the money of an authorize or purchase, under the id its operation carries."""
-        self.transfers.append(
-            leg(
-                self.books,
-                "hold",
-                id=op.transfer,
-                amount=op.amount,
-                payment_id=self.payment.id,
-                op=op.n,
-                event_ms=self.env.now_ms,
-                phase="pending",
-            )
-        )
-
     def start_refund(self, op: Operation) -> None:
         """Add a refund operation and reserve its money."""
         transfer = self.post("refund", op.amount, op.n, "pending")
@@ -187,12 +170,18 @@ class Change:
 
     def finish(self) -> Step:
         """The step, whole."""
-        if self.before is not None:
-            self.fields["version"] = self.payment.version + 1
+        self.fields["version"] = self.payment.version + 1
+        if self.transfers and self.timeline:
+            # The hold of a new payment is told by its intent; all others are told here.
+            last = self.timeline[-1]
+            ids = ",".join([str(transfer.id) for transfer in self.transfers])
+            self.timeline[-1] = msgspec.structs.replace(
+                last, detail={**last.detail, "transfers": ids}
+            )
         if self.events:
             self.fields["sequence"] = self.payment.sequence + len(self.events)
         return Step(
-            before=self.before,
+            before=self.payment,
             payment=self.state(),
             transfers=tuple(self.transfers),
             events=tuple(self.events),
@@ -201,6 +190,21 @@ class Change:
             release_keys=tuple(self.release_keys),
             parked=self.parked,
         )
+
+
+def hold_of(payment: Payment, op: Operation, now_ms: int) -> Transfer:
+    """The reserved money of an authorize or purchase, under the id its operation carries."""
+    books = books_of(payment.merchant_id, payment.gateway, payment.currency, payment.livemode)
+    return leg(
+        books,
+        "hold",
+        id=op.transfer,
+        amount=op.amount,
+        payment_id=payment.id,
+        op=op.n,
+        event_ms=now_ms,
+        phase="pending",
+    )
 
 
 def gateway_call(

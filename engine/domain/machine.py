@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.domain.change import Change, Env, Step
+from engine.domain.change import Change, Env, Step, gateway_call, hold_of
 from engine.domain.commands import Cancel, Capture, Command, Open, Refund
+from engine.domain.entry import TimelineStep
 from engine.domain.ids import op_id
 from engine.domain.news import (
     Disputed,
@@ -62,12 +63,29 @@ def open_payment(
         return_url=command.return_url,
         metadata=command.metadata,
     )
-    change = Change(payment, env, new=True)
-    change.hold(op)
-    change.call(op)
-    change.note("requested", op_id(payment_id, 1), request_id=request_id, path=path)
-    change.note("intent", op_id(payment_id, 1), type=op.type, amount=op.amount, hold=op.transfer)
-    return change.finish()
+    # Nothing is there to change yet, so the step is made at once: this is the hottest path.
+    operation_id = op_id(payment_id, 1)
+    now_ms = env.now_ms
+    return Step(
+        before=None,
+        payment=payment,
+        transfers=(hold_of(payment, op, now_ms),),
+        events=(),
+        calls=((1, gateway_call(payment, payment.operations, op)),),
+        timeline=(
+            TimelineStep(
+                now_ms, "requested", operation_id, {"request_id": request_id, "path": path}
+            ),
+            TimelineStep(
+                now_ms,
+                "intent",
+                operation_id,
+                {"type": op.type, "amount": op.amount, "hold": op.transfer},
+            ),
+        ),
+        release_keys=(),
+        parked=None,
+    )
 
 
 def command_payment(

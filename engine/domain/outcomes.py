@@ -47,7 +47,7 @@ def hear_of_operation(
         _ROADS[via], op_id(payment.id, op.n), outcome=NEWS_KIND[type(believed)], detail=detail
     )
     status = LEADS_TO.get(found)
-    if status is not None:
+    if status is not None and found != "succeed":
         op = change.set_op(op.n, status=status)
     _TREATMENTS[found](change, op, believed, via)
     return change.finish()
@@ -91,11 +91,11 @@ def _succeed(change: Change, op: Operation, news: OperationNews, via: str) -> No
     assert isinstance(news, Approved), news
     op = change.set_op(
         op.n,
+        status="succeeded",
         reference=news.reference or op.reference,
         next_check_ms=None,
         retry_ms=None,
         code=None,
-        reason=op.reason,
     )
     _SUCCEEDED[op.type](change, op, news)
 

@@ -18,6 +18,7 @@ from engine.domain.entry import (
     TimelineStep,
     TimerRow,
 )
+from engine.domain.ids import op_id
 from engine.domain.operation import Operation
 from engine.domain.payment import Payment, timers
 from engine.domain.representation import (
@@ -49,42 +50,47 @@ def record(
     body: bytes | None = None
     answers: dict[int, Answer] = {}
     stored: list[KeyAnswer] = []
-    settled: list[int] = []
+    refunds: list[RefundRow] = []
+    timeline = step.timeline
+    operations = list(payment.operations)
     for op in payment.operations:
-        if op.answered or not _moved(before, op):
+        if not _moved(before, op):
             continue
-        if body is None and op.status != "processing":
+        if op.refund_id is not None:
+            refunds.append(_refund_row(payment, op))
+        if op.answered or (op.status == "processing" and not op.deferred):
+            continue
+        if body is None:
             body = payment_bytes(payment)
         answer = answer_for(payment, op, body)
-        if answer is None:
-            continue
+        assert answer is not None, op
         answers[op.n] = answer
-        if answer.final:
-            settled.append(op.n)
-            if op.key and op.key not in step.release_keys:
-                stored.append(KeyAnswer(_key_ref(payment, op.key), answer))
-    if settled:
-        payment = _mark_answered(payment, settled)
-    timeline = step.timeline
-    for n, answer in answers.items():
         timeline = (
             *timeline,
-            TimelineStep(env.now_ms, "answered", f"{payment.id}.{n}", {"status": answer.status}),
+            TimelineStep(
+                env.now_ms, "answered", op_id(payment.id, op.n), {"status": answer.status}
+            ),
         )
+        if answer.final:
+            operations[op.n - 1] = msgspec.structs.replace(op, answered=True)
+            if op.key and op.key not in step.release_keys:
+                stored.append(KeyAnswer(_key_ref(payment, op.key), answer))
+    if stored or answers:
+        payment = msgspec.structs.replace(payment, operations=tuple(operations))
     timers_set, timers_cleared = _timer_changes(before, payment)
     entry = Entry(
         payment=payment,
         transfers=step.transfers,
         claim=claim,
         answers=tuple(stored),
-        claims_released=tuple(_key_ref(payment, key) for key in step.release_keys),
-        events=_events(step, payment, env, body),
-        refunds=_refunds(before, payment),
+        claims_released=tuple([_key_ref(payment, key) for key in step.release_keys]),
+        events=_events(step, payment, env, body) if step.events else (),
+        refunds=tuple(refunds),
         timeline=timeline,
         timers_set=timers_set,
         timers_cleared=timers_cleared,
         inbox_done=inbox_done,
-        dead_letter=_dead_letter(step, payment, env),
+        dead_letter=_dead_letter(step, payment, env) if step.parked is not None else None,
     )
     return Recorded(entry, payment, answers)
 
@@ -99,21 +105,13 @@ def _moved(before: Payment | None, op: Operation) -> bool:
     return before.operations[op.n - 1] is not op
 
 
-def _mark_answered(payment: Payment, settled: list[int]) -> Payment:
-    return msgspec.structs.replace(
-        payment,
-        operations=tuple(
-            msgspec.structs.replace(op, answered=True) if op.n in settled else op
-            for op in payment.operations
-        ),
-    )
-
-
 def _timer_changes(
     before: Payment | None, after: Payment
 ) -> tuple[tuple[TimerRow, ...], tuple[TimerRow, ...]]:
-    had = {} if before is None else timers(before)
     has = timers(after)
+    if before is None and not has:
+        return (), ()
+    had = {} if before is None else timers(before)
     if had == has:
         return (), ()
     wanted = tuple(
@@ -126,8 +124,6 @@ def _timer_changes(
 
 
 def _events(step: Step, payment: Payment, env: Env, body: bytes | None) -> tuple[EventRow, ...]:
-    if not step.events:
-        return ()
     first = payment.sequence - len(step.events) + 1
     rows = []
     for offset, happened in enumerate(step.events):
@@ -164,19 +160,16 @@ def _events(step: Step, payment: Payment, env: Env, body: bytes | None) -> tuple
     return tuple(rows)
 
 
-def _refunds(before: Payment | None, payment: Payment) -> tuple[RefundRow, ...]:
-    return tuple(
-        RefundRow(
-            op.refund_id,
-            payment.id,
-            payment.merchant_id,
-            payment.livemode,
-            _refund_status(op),
-            op.created_ms,
-            refund_bytes(payment, op),
-        )
-        for op in payment.operations
-        if op.refund_id is not None and _moved(before, op)
+def _refund_row(payment: Payment, op: Operation) -> RefundRow:
+    assert op.refund_id is not None, op
+    return RefundRow(
+        op.refund_id,
+        payment.id,
+        payment.merchant_id,
+        payment.livemode,
+        _refund_status(op),
+        op.created_ms,
+        refund_bytes(payment, op),
     )
 
 
@@ -186,10 +179,9 @@ def _refund_status(op: Operation) -> str:
     return "succeeded" if op.status == "succeeded" else "failed"
 
 
-def _dead_letter(step: Step, payment: Payment, env: Env) -> DeadLetter | None:
+def _dead_letter(step: Step, payment: Payment, env: Env) -> DeadLetter:
     """What only a person can decide goes to the work queue, in the same commit."""
-    if step.parked is None:
-        return None
+    assert step.parked is not None, step
     return DeadLetter(
         id=env.new_id("dl"),
         kind="payment_review",

@@ -92,6 +92,4 @@ def verify(
 
 
 def _digest(key: bytes, message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
-    return base64.b64encode(
-        hmac.digest(key, b"%b.%b.%b" % (message_id, timestamp, body), "sha256")
-    )
+    return base64.b64encode(hmac.digest(key, b"%b.%b.%b" % (message_id, timestamp, body), "sha256"))

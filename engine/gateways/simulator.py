@@ -184,7 +184,7 @@ class Simulator:
 
     def completion_url(self, reference: str) -> str:
         """Where a customer completes an open request."""
-        return f"{self._config.base_url}/simulator/operations/{reference}/complete"
+        return f"{self._config.base_url}/simulator/authentications/{reference}/complete"
 
     def set_outage(self, is_out: bool) -> None:
         """Refuse every connection from now on, or no longer."""
@@ -232,13 +232,10 @@ class Simulator:
             (method.reply == "none" or method.wait_ms or method.webhook == "early")
             and not self._is_out
             and not call.look_up
-            and call.key not in self._registry.effects
+            and self._remembered(call, now_ms) is None
         ):
             return None
-        reply = self._reply(call, method, target, now_ms)
-        # Where a key that was forgotten comes back, its early webhook waits for nobody.
-        assert reply.kind != "none", call
-        return reply.news
+        return self._reply(call, method, target, now_ms).news
 
     def _reply(
         self, call: GatewayCall, method: Method, target: Effect | None, now_ms: int
@@ -247,18 +244,19 @@ class Simulator:
         if self._is_out:
             return _unreachable(call)
         wait_ms = self._chance.latency_ms()
-        found = self._registry.effects.get(call.key)
         if call.look_up:
             self._look_ups += 1
             weather = self._chance.fault(_FAIR, charging=False)
             if weather.reply != "news":
                 return _lost(weather.reply, call, wait_ms)
+            found = self._registry.effects.get(call.key)
             return Reply("news", looked_up(found, call, now_ms), wait_ms)
 
         method = self._chance.fault(method, charging=call.action in CHARGING)
         if method.reply == "unreachable":
             return _unreachable(call)
-        if found is not None and now_ms - found.at_ms < self._config.keys_kept_ms:
+        found = self._remembered(call, now_ms)
+        if found is not None:
             self._replays += 1
             return Reply("news", self._replay(found, call, target, now_ms), wait_ms)
         if method.course == "nothing":
@@ -270,6 +268,13 @@ class Simulator:
         if method.reply != "news":
             return _lost(method.reply, call, wait_ms)
         return Reply("news", self._first_news(effect, method, now_ms), wait_ms, early)
+
+    def _remembered(self, call: GatewayCall, now_ms: int) -> Effect | None:
+        """What was done under the call's key, as long as the key is kept."""
+        found = self._registry.effects.get(call.key)
+        if found is not None and now_ms - found.at_ms < self._config.keys_kept_ms:
+            return found
+        return None
 
     def _replay(
         self, found: Effect, call: GatewayCall, target: Effect | None, now_ms: int

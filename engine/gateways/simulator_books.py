@@ -126,7 +126,7 @@ class Books:
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         if sys.platform != "win32":
             try:
                 # The kernel lets go of it when the process dies, however it dies.

@@ -110,8 +110,8 @@ def _application(simulator: Simulator) -> web.Application:
             web.post("/v1/operations", routes.perform),
             web.get("/v1/operations/{key}", routes.look_up),
             web.post("/v1/operations/{reference}/complete", routes.complete),
-            web.get("/simulator/operations/{reference}/complete", routes.page),
-            web.post("/simulator/operations/{reference}/complete", routes.complete),
+            web.get("/simulator/authentications/{reference}/complete", routes.page),
+            web.post("/simulator/authentications/{reference}/complete", routes.complete),
             web.post("/v1/outage", routes.outage),
             web.get("/v1/statistics", routes.statistics),
             web.get("/healthz", routes.health),
@@ -184,7 +184,8 @@ class _Routes:
         if reply.kind == "unreachable":
             if request.transport is not None:
                 request.transport.abort()
-            raise ConnectionResetError("the simulator drops the connection")
+            # Never arrives; aiohttp takes a write to a lost connection for what it is.
+            return web.Response(status=503)
         if reply.kind == "garbage":
             return _json(200, b'{"key": "' + call.key.encode()[:8])
         if reply.kind == "server_error" or isinstance(reply.news, Unknown):

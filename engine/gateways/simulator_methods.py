@@ -95,9 +95,7 @@ _ROWS: Final = (
         name="pm_card_mastercard",
         card=Card(brand="mastercard", last4="4444", exp_month=12, exp_year=2034),
     ),
-    Method(
-        name="pm_card_declined", card=_visa("0002"), course="declined", code="do_not_honor"
-    ),
+    Method(name="pm_card_declined", card=_visa("0002"), course="declined", code="do_not_honor"),
     Method(
         name="pm_card_declined_insufficient_funds",
         card=_visa("9995"),
@@ -117,21 +115,15 @@ _ROWS: Final = (
         code="fraud_suspected",
     ),
     Method(name="pm_card_3ds", card=_visa("3184"), course="open"),
-    Method(
-        name="pm_card_pending", card=_visa("7726"), course="pending", settles_after_ms=60_000
-    ),
+    Method(name="pm_card_pending", card=_visa("7726"), course="pending", settles_after_ms=60_000),
     Method(name="pm_card_timeout_after_charge", card=_visa("5001"), reply="none"),
     Method(name="pm_card_5xx_after_charge", card=_visa("5002"), reply="server_error"),
     Method(name="pm_card_garbage_reply", card=_visa("5003"), reply="garbage"),
     Method(
         name="pm_card_timeout_before_charge", card=_visa("5004"), course="nothing", reply="none"
     ),
-    Method(
-        name="pm_card_unreachable", card=_visa("5005"), course="nothing", reply="unreachable"
-    ),
-    Method(
-        name="pm_card_settles_late", card=_visa("5006"), reply="none", hidden_for_ms=3_000
-    ),
+    Method(name="pm_card_unreachable", card=_visa("5005"), course="nothing", reply="unreachable"),
+    Method(name="pm_card_settles_late", card=_visa("5006"), reply="none", hidden_for_ms=3_000),
     Method(name="pm_card_wrong_amount", card=_visa("5007"), reply_amount_off=1),
     Method(name="pm_card_slow", card=_visa("5008"), wait_ms=5_000),
     Method(name="pm_card_webhook_twice", card=_visa("5009"), webhook="twice"),
@@ -149,7 +141,20 @@ _ROWS: Final = (
     Method(name="pm_card_decline_on_renewal", card=_visa("0341"), declines_renewals=True),
 )
 
+_SHORT_NAMES: Final = {
+    "pm_card_insufficient_funds": "pm_card_declined_insufficient_funds",
+    "pm_card_expired": "pm_card_declined_expired",
+    "pm_card_fraud": "pm_card_declined_fraud",
+}
+"""The contract writes these three with an ellipsis, which can be read both ways."""
+
 METHODS: Final[dict[str, Method]] = {row.name: row for row in _ROWS}
+METHODS.update(
+    {
+        short: msgspec.structs.replace(METHODS[name], name=short)
+        for short, name in _SHORT_NAMES.items()
+    }
+)
 
 PLAIN_CARDS: Final[dict[str, Card]] = {row.name: row.card for row in _ROWS if row.is_plain}
 """The cards of the methods that take no special path at all."""

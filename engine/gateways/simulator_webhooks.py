@@ -42,10 +42,7 @@ _encoder = msgspec.json.Encoder()
 _body_decoder = msgspec.json.Decoder(WebhookBody)
 _tag_decoder = msgspec.json.Decoder(_Tag)
 _news_decoder: msgspec.json.Decoder[News] = msgspec.json.Decoder(News)
-_KNOWN_TAGS: Final = frozenset(
-    str(type_.__struct_config__.tag)
-    for type_ in get_args(News)
-)
+_KNOWN_TAGS: Final = frozenset(str(type_.__struct_config__.tag) for type_ in get_args(News))
 
 
 def event_id_of(kind: str, key: str, seq: int) -> str:

@@ -16,11 +16,12 @@ import asyncpg
 import msgspec
 from asyncpg.connect_utils import SessionAttribute
 
-from engine.ledger.errors import ledger_error
+from engine.ledger.errors import DRIVER_ERRORS, ledger_error
 from engine.ledger.queries import QUERIES
 from engine.ports import LedgerError, LedgerUnavailable
 
 CONNECT_TIMEOUT_S: Final = 10.0
+CLOSE_TIMEOUT_S: Final = 2.0
 READ_TIMEOUT_S: Final = 15.0
 
 COMMON: Final[dict[str, str]] = {
@@ -55,8 +56,7 @@ READER: Final[dict[str, str]] = COMMON | {
 
 LOCK: Final[dict[str, str]] = COMMON | {
     "application_name": "engine-lock",
-    "statement_timeout": "30s",
-    "lock_timeout": "20s",
+    "lock_timeout": "15s",
     "idle_session_timeout": "0",
 }
 
@@ -84,6 +84,15 @@ async def connect(
     except Exception as error:
         # Whatever it is, from a wrong password to a refused connection: there is none.
         raise LedgerUnavailable(f"no connection: {type(error).__name__}: {error}") from error
+
+
+async def close(connection: asyncpg.Connection) -> None:
+    """Say good-bye to the server; a connection on which it does not answer is cut off."""
+    try:
+        with anyio.CancelScope(shield=True):
+            await connection.close(timeout=CLOSE_TIMEOUT_S)
+    except DRIVER_ERRORS:
+        connection.terminate()
 
 
 async def check_durable(connection: asyncpg.Connection) -> None:
@@ -144,7 +153,7 @@ class ReadConnections:
         """Close what is idle, and whatever comes back later."""
         self._closed = True
         while self._idle:
-            self._idle.pop().terminate()
+            await close(self._idle.pop())
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
@@ -155,7 +164,7 @@ class ReadConnections:
                 self._opened += 1
             try:
                 yield connection
-            except Exception as error:
+            except DRIVER_ERRORS as error:
                 connection.terminate()
                 raise ledger_error(error) from error
             except BaseException:

@@ -22,6 +22,15 @@ import msgspec
 from engine.domain.entry import KeyRef
 from engine.ports import EntryInvalid, Fenced, KeysTaken, LedgerError, LedgerUnavailable
 
+DRIVER_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,  # A time-out is one too.
+    UnicodeError,
+)
+"""What a statement or a connection may raise; anything else is a bug of ours."""
+
 Verdict = Literal["invalid", "keys_taken", "fenced", "again", "unavailable"]
 
 BY_STATE: Final[dict[str, Verdict]] = {
@@ -98,8 +107,8 @@ def verdict_of(error: BaseException) -> Verdict:
     state = getattr(error, "sqlstate", None)
     if isinstance(error, asyncpg.PostgresError) and isinstance(state, str):
         return BY_STATE.get(state) or BY_CLASS.get(state[:2], "unavailable")
-    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
-        return "invalid"  # An argument that the driver can't encode; nothing was sent.
+    if isinstance(error, UnicodeError):
+        return "invalid"  # Text that has no UTF-8 form; nothing was sent.
     return "unavailable"
 
 

@@ -8,20 +8,20 @@ another. So every take-over raises the epoch, and every commit checks it (DESIGN
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import asyncpg
 
-from engine.ledger.connections import LOCK, connect
-from engine.ledger.errors import ledger_error
+from engine.ledger.connections import LOCK, close, connect
+from engine.ledger.errors import DRIVER_ERRORS, ledger_error
 from engine.ledger.queries import QUERIES
 from engine.ports import Fenced, LedgerUnavailable
 
 POLL_S: Final = 0.25
 STAND_BY_POLL_S: Final = 1.0
 HEARTBEAT_S: Final = 5.0
-HEARTBEAT_TIMEOUT_S: Final = 10.0
+ANSWER_TIMEOUT_S: Final = 20.0
 
 
 class LockTaken(LedgerUnavailable):
@@ -34,11 +34,13 @@ class EngineLock:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._connection: asyncpg.Connection | None = None
+        self._locked = False
 
     @property
     def held(self) -> bool:
-        """Whether the connection that holds the lock is there, as far as this process knows."""
-        return self._connection is not None and not self._connection.is_closed()
+        """Whether the lock is ours, as far as this process knows."""
+        connection = self._connection
+        return self._locked and connection is not None and not connection.is_closed()
 
     async def acquire(self, patience_s: float) -> None:
         """Take the lock, or raise LockTaken after `patience_s` (0: one try).
@@ -49,6 +51,7 @@ class EngineLock:
         deadline = anyio.current_time() + patience_s
         while not await self.try_acquire():
             if anyio.current_time() >= deadline:
+                await self.close()
                 raise LockTaken(f"another engine has held the lock for {patience_s:g} s")
             await anyio.sleep(POLL_S)
 
@@ -61,42 +64,25 @@ class EngineLock:
         """Whether the lock is ours now. Raises LedgerUnavailable where nothing can be said."""
         if self.held:
             return True
-        connection = self._connection = await connect(self._dsn, LOCK, writable=True)
-        try:
-            if await connection.fetchval(QUERIES["try_lock"]):
-                return True
-        except Exception as error:
+        if self._connection is None or self._connection.is_closed():
             self.release()
-            raise ledger_error(error) from error
-        except BaseException:
-            self.release()
-            raise
-        self.release()
-        return False
+            self._connection = await connect(self._dsn, LOCK, writable=True)
+        self._locked = bool(await self._ask("try_lock"))
+        return self._locked
 
     async def next_epoch(self, owner: str) -> int:
         """Raise the epoch and return it: from here on no earlier engine commits anything.
 
         Waits for a commit of theirs that is under way. Raises LedgerUnavailable.
         """
-        assert self._connection is not None, "the lock is acquired first"
-        try:
-            now_ms = time.time_ns() // 1_000_000  # Told to operators, decided upon by nobody.
-            epoch = await self._connection.fetchval(QUERIES["next_epoch"], owner, now_ms)
-        except Exception as error:
-            self.release()
-            raise ledger_error(error) from error
+        now_ms = time.time_ns() // 1_000_000  # Told to operators, decided upon by nobody.
+        epoch = await self._ask("next_epoch", owner, now_ms)
         assert isinstance(epoch, int), epoch
         return epoch
 
     async def check_epoch(self, epoch: int) -> None:
         """Raise Fenced where another engine has had the database in the meantime."""
-        assert self._connection is not None, "the lock is acquired first"
-        try:
-            found = await self._connection.fetchval(QUERIES["epoch"])
-        except Exception as error:
-            self.release()
-            raise ledger_error(error) from error
+        found = await self._ask("epoch")
         if found != epoch:
             self.release()
             raise Fenced(f"epoch {epoch} is over, this is epoch {found}")
@@ -115,23 +101,42 @@ class EngineLock:
             ended.set()
 
         connection.add_termination_listener(end)
-        while not connection.is_closed():
-            with anyio.move_on_after(HEARTBEAT_S):
-                await ended.wait()
-            if ended.is_set() or connection.is_closed():
-                break
-            try:
-                await connection.fetchval(QUERIES["epoch"], timeout=HEARTBEAT_TIMEOUT_S)
-            except Exception:
-                break
-            except BaseException:
-                # A cancelled heartbeat leaves the connection in a state nobody knows.
-                self.release()
-                raise
+        try:
+            while not (ended.is_set() or connection.is_closed()):
+                with anyio.move_on_after(HEARTBEAT_S):
+                    await ended.wait()
+                    break
+                await self._ask("epoch")
+        except LedgerUnavailable:
+            pass
+        finally:
+            connection.remove_termination_listener(end)
         self.release()
+
+    async def close(self) -> None:
+        """Let the lock go."""
+        connection, self._connection = self._connection, None
+        self._locked = False
+        if connection is not None:
+            await close(connection)
 
     def release(self) -> None:
         """Let the lock go, at once and without a word to the server."""
         connection, self._connection = self._connection, None
+        self._locked = False
         if connection is not None:
             connection.terminate()
+
+    async def _ask(self, name: str, *arguments: Any) -> Any:
+        """One value. Whatever goes wrong, a cancellation too, costs the connection and the lock."""
+        assert self._connection is not None, "the lock is acquired first"
+        try:
+            return await self._connection.fetchval(
+                QUERIES[name], *arguments, timeout=ANSWER_TIMEOUT_S
+            )
+        except DRIVER_ERRORS as error:
+            self.release()
+            raise ledger_error(error) from error
+        except BaseException:
+            self.release()
+            raise

@@ -15,7 +15,7 @@ from typing import Final
 import asyncpg
 import msgspec
 
-from engine.ledger.connections import COMMON, connect
+from engine.ledger.connections import COMMON, close, connect
 from engine.ledger.queries import QUERIES
 from engine.ports import LedgerError, LedgerUnavailable
 
@@ -68,7 +68,7 @@ async def migrate(dsn: str, *, folder: Path = FOLDER) -> list[Migration]:
     except (asyncpg.InterfaceError, OSError) as error:
         raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
     finally:
-        connection.terminate()
+        await close(connection)
 
 
 def _pending(wanted: list[Migration], applied: list[asyncpg.Record]) -> list[Migration]:

@@ -66,8 +66,8 @@ class PostgresLedger(Reader):
 
     async def close(self) -> None:
         """Let all connections go, and with them the right to write."""
-        self._writer.close()
-        self._lock.release()
+        await self._writer.close()
+        await self._lock.close()
         await self._connections.close()
 
     async def take_over(self, owner: str, *, patience_s: float = 10.0) -> int:

@@ -18,8 +18,8 @@ from asyncpg.prepared_stmt import PreparedStatement
 from engine.domain.entry import Batch
 from engine.domain.journal import GENESIS, seal
 from engine.domain.posting import AccountKey
-from engine.ledger.connections import WRITER, check_durable, connect
-from engine.ledger.errors import ledger_error, verdict_of
+from engine.ledger.connections import WRITER, check_durable, close, connect
+from engine.ledger.errors import DRIVER_ERRORS, ledger_error, verdict_of
 from engine.ledger.queries import QUERIES
 from engine.ledger.rows import Rows, build
 from engine.ports import Fenced, LedgerError, LedgerUnavailable, Receipt
@@ -98,23 +98,24 @@ class Writer:
             for tries_left in range(TRIES_MAX - 1, -1, -1):
                 try:
                     return await self._try(batch)
-                except (asyncpg.PostgresError, OSError, asyncpg.InterfaceError) as error:
+                except DRIVER_ERRORS as error:
                     if verdict_of(error) != "again" or not tries_left:
                         raise self._failed(error) from error
                 except LedgerError:
                     raise
-                except Exception as error:
-                    raise self._failed(error) from error
                 except BaseException:
+                    # A bug of ours, or the end of the event loop.
                     self._disconnect()
                     raise
                 self._again += 1
                 await anyio.sleep(PAUSE_S * (TRIES_MAX - tries_left))
         raise AssertionError("the last try returns or raises")
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let the connection go."""
-        self._disconnect()
+        connection, self._connection, self._append = self._connection, None, None
+        if connection is not None:
+            await close(connection)
 
     async def _try(self, batch: Batch) -> Receipt:
         append = self._append
@@ -210,7 +211,7 @@ class Writer:
         except LedgerError:
             connection.terminate()
             raise
-        except Exception as error:
+        except DRIVER_ERRORS as error:
             connection.terminate()
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
         except BaseException:

@@ -7,7 +7,6 @@ ledgers opened on it, and the two ways in which a commit's answer can be lost.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -103,9 +102,7 @@ class Maker:
             "op": 1,
             "event_ms": NOW,
         }
-        return leg(
-            books_of(merchant, gateway, "EUR", True), kind, amount=amount, **values | fields
-        )
+        return leg(books_of(merchant, gateway, "EUR", True), kind, amount=amount, **values | fields)
 
     def batch(self, *entries: Entry, at_ms: int = NOW) -> Batch:
         """A group commit under a new key."""
@@ -140,14 +137,13 @@ async def chain(ledger: Ledger, make: Maker, count: int) -> list[Receipt]:
     ]
 
 
-@pytest.fixture
-def make() -> Maker:
-    """A maker of payments."""
-    return Maker()
-
-
 class LedgerContract:
     """The tests. Subclasses provide `bench`."""
+
+    @pytest.fixture
+    def make(self) -> Maker:
+        """A maker of payments."""
+        return Maker()
 
     # --- payments -------------------------------------------------------------------------
 
@@ -157,9 +153,7 @@ class LedgerContract:
         await ledger.commit(make.batch(Entry(payment=payment)))
         assert await ledger.payments([payment.id, "pay_none"]) == {payment.id: payment}
 
-    async def test_a_later_version_replaces_the_one_before(
-        self, bench: Bench, make: Maker
-    ) -> None:
+    async def test_a_later_version_replaces_the_one_before(self, bench: Bench, make: Maker) -> None:
         ledger = await bench.open()
         payment = make.payment()
         await ledger.commit(make.batch(Entry(payment=payment)))
@@ -255,16 +249,14 @@ class LedgerContract:
             await ledger.commit(make.batch(Entry(payment=make.payment(reference="order-1"))))
         assert raised.value.reason == "reference_taken"
 
-    async def test_open_payments_come_by_slot_and_in_pages(
-        self, bench: Bench, make: Maker
-    ) -> None:
+    async def test_open_payments_come_by_slot_and_in_pages(self, bench: Bench, make: Maker) -> None:
         ledger = await bench.open()
         payments = [make.payment(slot=n % 7) for n in range(1100)]
         await ledger.commit(make.batch(*(Entry(payment=p) for p in payments)))
         op = msgspec.structs.replace(payments[0].origin, status="declined")
         await ledger.commit(make.batch(Entry(payment=later(payments[0], operations=(op,)))))
         wanted = [p.id for n, p in enumerate(payments) if n and n % 7 < 6]
-        assert sorted(await open_ids(ledger, range(0, 6))) == sorted(wanted)
+        assert sorted(await open_ids(ledger, range(6))) == sorted(wanted)
         every_third = [p.id for n, p in enumerate(payments) if n % 7 in {1, 4}]
         assert sorted(await open_ids(ledger, range(1, 7, 3))) == sorted(every_third)
         assert await open_ids(ledger, range(6, 6)) == []
@@ -689,9 +681,7 @@ class LedgerContract:
         assert account.credits_posted == sent.amount
         assert [r.number for r in await chain(ledger, make, 2)] == [3, 4]
 
-    async def test_a_lost_batch_is_applied_by_the_next_try(
-        self, bench: Bench, make: Maker
-    ) -> None:
+    async def test_a_lost_batch_is_applied_by_the_next_try(self, bench: Bench, make: Maker) -> None:
         ledger = await bench.open()
         batch = make.batch(Entry(transfers=(make.transfer(),)))
         bench.lose_batch(ledger)
@@ -726,6 +716,3 @@ class LedgerContract:
 
 def _event(id_: str) -> EventRow:
     return EventRow(id_, "type", MERCHANT, True, "pay_1", 1, NOW, b"{}")
-
-
-__all__: Sequence[str] = ("Bench", "Ledger", "LedgerContract", "Maker", "make")

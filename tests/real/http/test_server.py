@@ -201,6 +201,18 @@ async def test_a_chunked_body_is_read_whole() -> None:
         assert (await client.read()).json["body"] == "{} "
 
 
+@pytest.mark.parametrize(("size", "count"), [(1, 50_000), (100_000, 10)])
+async def test_flow_control_does_not_stall_a_chunked_body(size: int, count: int) -> None:
+    async with running() as engine:
+        client = await engine.connect()
+        chunk = b"%x\r\n%s\r\n" % (size, b" " * size)
+        await client.send(
+            b"POST /v1/payments/batch HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n" + chunk * count + b"0\r\n\r\n"
+        )
+        assert len((await client.read()).json["body"]) == size * count
+
+
 async def test_a_client_that_expects_100_is_told_to_continue() -> None:
     async with running() as engine:
         client = await engine.connect()

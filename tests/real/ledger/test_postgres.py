@@ -16,6 +16,7 @@ from engine.domain.journal import GENESIS, seal  # noqa: E402
 from engine.ledger.connections import DurabilityError  # noqa: E402
 from engine.ledger.lock import LockTaken  # noqa: E402
 from engine.ledger.postgres import PostgresLedger  # noqa: E402
+from engine.ledger.queries import QUERIES  # noqa: E402
 from engine.ports import Fenced, LedgerUnavailable  # noqa: E402
 from tests.contracts.ledger import (  # noqa: E402
     NOW,
@@ -24,7 +25,6 @@ from tests.contracts.ledger import (  # noqa: E402
     Maker,
     authorized,
     chain,
-    make,  # noqa: F401
 )
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +35,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture
+def make() -> Maker:
+    return Maker()
+
+
 class LosesOnce:
     """In the place of the prepared statement: loses the batch, or the answer, once."""
 
@@ -43,7 +48,7 @@ class LosesOnce:
         self.statement = ledger._writer._append
         self.applied = applied
 
-    async def fetchval(self, *arguments: Any, timeout: float) -> Any:
+    async def fetchval(self, *arguments: Any, timeout: float) -> Any:  # noqa: ASYNC109
         assert self.statement is not None
         if self.applied:
             await self.statement.fetchval(*arguments, timeout=timeout)
@@ -92,7 +97,8 @@ async def raw(bench: PostgresBench) -> asyncpg.Connection:
 
 
 async def test_the_chain_can_be_recomputed_from_the_tables(
-    bench: PostgresBench, make: Maker  # noqa: F811
+    bench: PostgresBench,
+    make: Maker,
 ) -> None:
     ledger = await bench.open()
     hold = make.transfer(phase="pending")
@@ -138,7 +144,9 @@ async def test_the_chain_can_be_recomputed_from_the_tables(
     ],
 )
 async def test_the_journal_is_append_only(
-    bench: PostgresBench, make: Maker, statement: str  # noqa: F811
+    bench: PostgresBench,
+    make: Maker,
+    statement: str,
 ) -> None:
     await chain(await bench.open(), make, 1)
     connection = await raw(bench)
@@ -149,7 +157,8 @@ async def test_the_journal_is_append_only(
 
 
 async def test_a_commit_goes_on_after_its_connection_was_killed(
-    bench: PostgresBench, make: Maker  # noqa: F811
+    bench: PostgresBench,
+    make: Maker,
 ) -> None:
     ledger = await bench.open()
     await chain(ledger, make, 1)
@@ -166,7 +175,8 @@ async def test_a_commit_goes_on_after_its_connection_was_killed(
 
 
 async def test_a_read_only_database_is_unavailable_and_read_from(
-    bench: PostgresBench, make: Maker  # noqa: F811
+    bench: PostgresBench,
+    make: Maker,
 ) -> None:
     ledger = await bench.open()
     payment = make.payment()
@@ -187,7 +197,8 @@ async def test_a_read_only_database_is_unavailable_and_read_from(
 
 
 async def test_a_lock_held_by_another_is_waited_for_and_tried_again(
-    bench: PostgresBench, make: Maker  # noqa: F811
+    bench: PostgresBench,
+    make: Maker,
 ) -> None:
     ledger = await bench.open()
     await chain(ledger, make, 1)
@@ -200,7 +211,7 @@ async def test_a_lock_held_by_another_is_waited_for_and_tried_again(
     batch = make.batch(Entry(transfers=(make.transfer(),)))
 
     async def let_go() -> None:
-        while not ledger.statistics().writer.tried_again:
+        while not ledger.statistics().writer.tried_again:  # noqa: ASYNC110 - of a database
             await anyio.sleep(0.01)
         await transaction.rollback()
 
@@ -211,8 +222,31 @@ async def test_a_lock_held_by_another_is_waited_for_and_tried_again(
     await connection.close()
 
 
+async def test_a_commit_that_takes_too_long_is_settled_by_the_next_try(
+    bench: PostgresBench, make: Maker
+) -> None:
+    await chain(await bench.open(), make, 1)
+    await bench.opened[-1].close()
+    ledger = PostgresLedger(bench.dsn, commit_timeout_s=0.2)
+    bench.opened.append(ledger)
+    await ledger.take_over("test")
+    connection = await raw(bench)
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("SELECT FROM accounts FOR UPDATE")
+    batch = make.batch(Entry(transfers=(make.transfer(),)))
+    with pytest.raises(LedgerUnavailable, match="TimeoutError"):
+        await ledger.commit(batch)
+    assert ledger.statistics().writer.unsettled == batch.key
+    await transaction.rollback()
+    assert (await ledger.commit(batch)).number == 2
+    assert (await chain(ledger, make, 1))[0].number == 3
+    await connection.close()
+
+
 async def test_a_second_engine_waits_for_the_lock_and_takes_over(
-    bench: PostgresBench, make: Maker  # noqa: F811
+    bench: PostgresBench,
+    make: Maker,
 ) -> None:
     first = await bench.open()
     second = PostgresLedger(bench.dsn)
@@ -229,8 +263,8 @@ async def test_a_second_engine_waits_for_the_lock_and_takes_over(
         await chain(first, make, 1)
         connection = await raw(bench)
         await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE application_name = 'engine-lock' AND datname = current_database()"
+            "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d "
+            "ON d.oid = l.database WHERE l.locktype = 'advisory' AND d.datname = current_database()"
         )
         await first.wait_lock_lost()
         await connection.close()
@@ -247,7 +281,8 @@ async def test_a_second_engine_waits_for_the_lock_and_takes_over(
 
 
 async def test_a_database_that_lost_commits_is_fenced_off(
-    bench: PostgresBench, make: Maker  # noqa: F811
+    bench: PostgresBench,
+    make: Maker,
 ) -> None:
     ledger = await bench.open()
     await chain(ledger, make, 2)
@@ -260,25 +295,30 @@ async def test_a_database_that_lost_commits_is_fenced_off(
         await ledger.commit(make.batch())
 
 
-async def test_a_database_that_would_lose_commits_is_not_used(bench: PostgresBench) -> None:
-    connection = await raw(bench)
-    name = await connection.fetchval("SELECT current_database()")
-    # The engine asks for `on` itself, so only a pooler in between can weaken it: ask as one would.
-    ledger = PostgresLedger(f"{bench.dsn}&options=-c%20synchronous_commit%3Doff")
-    bench.opened.append(ledger)
-    try:
-        await ledger.take_over("test", patience_s=0)
-    except DurabilityError as error:
-        assert "synchronous_commit" in str(error)
-    else:
-        assert ledger._writer._connection is not None
-        found = await ledger._writer._connection.fetchval("SHOW synchronous_commit")
-        assert found == "on", name
-    await connection.close()
+@pytest.mark.parametrize(
+    ("found", "advice"),
+    [(("off", "on"), "set fsync"), (("on", "off"), "synchronous_commit is off")],
+)
+async def test_a_database_that_would_lose_commits_is_not_used(
+    bench: PostgresBench,
+    monkeypatch: pytest.MonkeyPatch,
+    found: tuple[str, str],
+    advice: str,
+) -> None:
+    # A server that runs without fsync would be another server; a pooler may change the other one.
+    answer = f"SELECT '{found[0]}' AS fsync, '{found[1]}' AS commit"
+    monkeypatch.setitem(QUERIES, "durability", answer)
+    careful, careless = PostgresLedger(bench.dsn), PostgresLedger(bench.dsn, durable=False)
+    bench.opened += [careful, careless]
+    with pytest.raises(DurabilityError, match=advice):
+        await careful.take_over("test")
+    await careful.close()
+    await careless.take_over("test")
 
 
 async def test_a_cancelled_read_leaves_no_broken_connection_behind(
-    bench: PostgresBench, make: Maker  # noqa: F811
+    bench: PostgresBench,
+    make: Maker,
 ) -> None:
     ledger = await bench.open()
     payment = make.payment()
@@ -294,7 +334,8 @@ async def test_a_cancelled_read_leaves_no_broken_connection_behind(
 
 
 async def test_a_cancelled_commit_is_finished_first(
-    bench: PostgresBench, make: Maker  # noqa: F811
+    bench: PostgresBench,
+    make: Maker,
 ) -> None:
     ledger = await bench.open()
     with anyio.CancelScope() as scope:
@@ -304,7 +345,7 @@ async def test_a_cancelled_commit_is_finished_first(
     assert ledger.statistics().writer.unsettled is None
 
 
-async def test_an_address_where_nobody_listens_is_unavailable(make: Maker) -> None:  # noqa: F811
+async def test_an_address_where_nobody_listens_is_unavailable(make: Maker) -> None:
     ledger = PostgresLedger("postgresql://engine@127.0.0.1:1/none")
     with pytest.raises(LedgerUnavailable, match="no connection"):
         await ledger.open()

@@ -97,7 +97,7 @@ async def test_3ds_is_open_until_it_is_completed(rig, autojump_clock, action):
     assert isinstance(news, ActionRequired)
     assert news.expires_ms == rig.clock.now_ms() + 15 * 60_000
     assert news.next_action.url == (
-        f"http://engine.test/simulator/operations/{news.reference}/complete"
+        f"http://engine.test/simulator/authentications/{news.reference}/complete"
     )
     assert isinstance(await rig.look_up(call), StillPending)
     assert await rig.ask(call) == news, "the same key hears the same again"
@@ -142,7 +142,9 @@ async def test_an_unknown_reference_cannot_be_completed(rig, autojump_clock):
 
 @pytest.mark.trio
 @pytest.mark.parametrize("action", CHARGING)
-@pytest.mark.parametrize(("method", "seconds"), [("pm_card_pending", 60), ("pm_card_webhook_lost", 5)])
+@pytest.mark.parametrize(
+    ("method", "seconds"), [("pm_card_pending", 60), ("pm_card_webhook_lost", 5)]
+)
 async def test_pending_is_done_later(rig, autojump_clock, action, method, seconds):
     rig.start(send_webhooks=method == "pm_card_webhook_lost")
     call = rig.call(action, method)
@@ -373,7 +375,7 @@ async def test_a_method_nobody_knows_is_refused(rig, autojump_clock):
         ("pm_card_wrong_amount", Approved),
     ],
 )
-async def test_captures_and_refunds_can_be_made_to_meet_the_fault(rig, autojump_clock, method, kind):
+async def test_captures_and_refunds_can_meet_the_fault(rig, autojump_clock, method, kind):
     rig.start(faults_on=("capture", "refund"))
     made = await rig.ask(rig.call("authorize", method))
     assert isinstance(made, Approved)

@@ -130,9 +130,7 @@ async def test_an_authorisation_lapses(rig, autojump_clock):
 @pytest.mark.trio
 @pytest.mark.parametrize("method", ["pm_card_3ds", "pm_card_pending"])
 @pytest.mark.parametrize("action", ["authorize", "purchase"])
-async def test_what_still_waits_can_be_voided_but_not_captured(
-    rig, autojump_clock, method, action
-):
+async def test_what_still_waits_can_be_voided_but_not_captured(rig, autojump_clock, method, action):
     rig.start()
     call = rig.call(action, method)
     made = await rig.ask(call)
@@ -220,7 +218,7 @@ async def test_a_key_is_forgotten_after_a_day_and_the_books_show_the_double_char
     await trio.sleep(24 * 3_600 - 1)
     assert await rig.ask(call) == first
     await trio.sleep(1)
-    second = await rig.simulator.perform(call)
+    second = await rig.ask(call)
     assert second.reference != first.reference
     assert rig.totals()[call.op_id].times == 2
     await rig.restart()
@@ -228,6 +226,17 @@ async def test_a_key_is_forgotten_after_a_day_and_the_books_show_the_double_char
         refund = rig.call("refund", target=news.reference)
         assert isinstance(await rig.ask(refund), Approved)
     assert [charge.refunded for charge in rig.charges().values()] == [1_000, 1_000]
+
+
+@pytest.mark.trio
+async def test_a_forgotten_key_meets_the_fault_again(rig, autojump_clock):
+    rig.start(keys_kept_ms=10_000)
+    call = rig.call("purchase", "pm_card_timeout_after_charge")
+    assert await rig.ask(call) is None
+    assert isinstance(await rig.ask(call), Approved)
+    await trio.sleep(10)
+    assert await rig.ask(call) is None
+    assert rig.totals()[call.op_id].times == 2
 
 
 @pytest.mark.trio

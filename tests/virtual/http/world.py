@@ -5,8 +5,10 @@ method, as with the simulator.
 """
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
+import jsonschema
 import msgspec
 
 from engine.domain.change import Env, Step
@@ -14,7 +16,7 @@ from engine.domain.commands import Open
 from engine.domain.entry import Answer, Batch, Claim, DeadLetter, Entry, KeyRef
 from engine.domain.fees import FeeRule, FeeSchedule, fee_schedule
 from engine.domain.ids import SLOTS, new_id, slot_of
-from engine.domain.machine import command_payment, hear, open_payment
+from engine.domain.machine import command_payment, hear, not_found, open_payment
 from engine.domain.news import (
     Approved,
     Card,
@@ -29,11 +31,13 @@ from engine.domain.payment import Payment
 from engine.domain.recording import record
 from engine.domain.refusals import Refusal
 from engine.domain.representation import refusal_answer
-from engine.http.api import Api
+from engine.http import documents
+from engine.http.api import UNMATCHED, Api
 from engine.http.calls import Parts
 from engine.http.cursors import CursorSeal
 from engine.http.exchange import Request, Response
 from engine.http.keys import ApiKey, key_digest
+from engine.http.openapi import openapi_document
 from engine.http.views import PartHealth
 from engine.ledger.memory import MemoryLedger
 from engine.ports import Ask, LedgerUnavailable
@@ -52,6 +56,8 @@ METHODS = frozenset(
 TRAITS = GatewayTraits("simulator", 6_000, 4_000, True, 256, 7 * 86_400_000)
 AUTHORIZE = {"amount": 1099, "currency": "usd", "payment_method": "pm_card_visa"}
 
+PAGE_HEADERS = [name for name, _ in documents.PAGE_HEADERS]
+
 
 class World:
     """Clock, ids, front, reader and telemetry in one, and the API on top of them."""
@@ -67,8 +73,7 @@ class World:
         self.hooks: list[tuple[str, Mapping[str, str], bytes]] = []
         self.reasons: list[str] = []
         self.retried: list[str] = []
-        schedule = fee_schedule([FeeRule(valid_from=msgspec.convert("2020-01-01", __import__(
-            "datetime").date), basis_points=290)])
+        schedule = fee_schedule([FeeRule(valid_from=date(2020, 1, 1), basis_points=290)])
         assert isinstance(schedule, FeeSchedule)
         self.fees = schedule
         parts = Parts(
@@ -91,6 +96,7 @@ class World:
             version="9.9.9",
         )
         self.api = Api(msgspec.structs.replace(parts, **replaced))
+        self.document = openapi_document(self.api.routes, version="9.9.9")
 
     async def start(self) -> "World":
         await self.ledger.take_over("test")
@@ -154,8 +160,7 @@ class World:
                 command, payment_id, ask.key or "", ask.request_id, ask.path, env
             )
         elif (payment := self.payments.get(ask.payment_id or "")) is None:
-            refusal = Refusal("payment_not_found", "No such payment was found for this key.")
-            return self.refused(ask, refusal), False
+            return self.refused(ask, not_found(ask.payment_id or "")), False
         else:
             step = command_payment(payment, command, ask.key or "", ask.request_id, ask.path, env)
         if isinstance(step, Refusal):
@@ -207,7 +212,7 @@ class World:
 
     async def retry_dead_letter(self, letter_id: str) -> bool:
         self.retried.append(letter_id)
-        return any(letter_id == row[0] for row in self.ledger.store.dead_letters.values())
+        return any(letter_id == row[0] for row, _ in self.ledger.store.dead_letters.values())
 
     async def complete_authentication(self, reference: str) -> bool:
         return reference == "sim_1"
@@ -232,8 +237,10 @@ class World:
             idempotency_key = f"key-{self.count}"
         if idempotency_key:
             sent["idempotency-key"] = idempotency_key
-        raw = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
-        return await self.api.handle(
+        raw = (
+            body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
+        )
+        response = await self.api.handle(
             Request(
                 method=method,
                 path=path,
@@ -245,12 +252,27 @@ class World:
                 started_s=0.0,
             )
         )
+        self.check_documented(method, response)
+        return response
+
+    def check_documented(self, method: str, response: Response) -> None:
+        """Every answer has the status, type and shape that the OpenAPI document promises."""
+        route = self.lines[-1]["route"]
+        if route == UNMATCHED:
+            return
+        verb = "get" if method == "HEAD" else method.lower()
+        documented = self.document["paths"][route][verb]["responses"][str(response.status)]
+        media_type = response.content_type.partition(";")[0]
+        schema = documented["content"][media_type]["schema"]
+        for name, _ in response.headers:
+            assert name in documented["headers"] or name in ("WWW-Authenticate", *PAGE_HEADERS)
+        if media_type.endswith("json"):
+            whole = {**schema, "components": self.document["components"]}
+            jsonschema.Draft202012Validator(whole).validate(read(response))
 
     async def paid(self, *, key: str = ALICE, **changed: object) -> str:
         """The id of a new payment of 10.99 USD that is captured."""
-        answer = await self.send(
-            "POST", "/v1/payments/purchase", {**AUTHORIZE, **changed}, key=key
-        )
+        answer = await self.send("POST", "/v1/payments/purchase", {**AUTHORIZE, **changed}, key=key)
         assert answer.status == 201, answer.body
         return str(read(answer)["id"])
 

@@ -11,7 +11,12 @@ from engine.domain.entry import Entry  # noqa: E402
 from engine.ledger.memory import MemoryLedger  # noqa: E402
 from engine.ledger.memory_store import MemoryStore  # noqa: E402
 from engine.ports import Fenced, LedgerUnavailable  # noqa: E402
-from tests.contracts.ledger import Ledger, LedgerContract, Maker, make  # noqa: E402, F401
+from tests.contracts.ledger import Ledger, LedgerContract, Maker  # noqa: E402
+
+
+@pytest.fixture
+def make() -> Maker:
+    return Maker()
 
 
 class MemoryBench:
@@ -57,7 +62,7 @@ def anyio_backend() -> str:
     return "trio"
 
 
-async def test_read_only_refuses_commits_and_goes_on_reading(make: Maker) -> None:  # noqa: F811
+async def test_read_only_refuses_commits_and_goes_on_reading(make: Maker) -> None:
     ledger = await MemoryBench().open()
     ledger.faults.read_only = True
     batch = make.batch(Entry(payment=make.payment()))
@@ -68,7 +73,7 @@ async def test_read_only_refuses_commits_and_goes_on_reading(make: Maker) -> Non
     assert not (await ledger.commit(batch)).resolved
 
 
-async def test_a_database_that_is_down_answers_nothing(make: Maker) -> None:  # noqa: F811
+async def test_a_database_that_is_down_answers_nothing(make: Maker) -> None:
     ledger = await MemoryBench().open()
     ledger.faults.down = True
     with pytest.raises(LedgerUnavailable):
@@ -78,7 +83,7 @@ async def test_a_database_that_is_down_answers_nothing(make: Maker) -> None:  # 
 
 
 async def test_another_batch_may_not_overtake_one_whose_outcome_is_open(
-    make: Maker,  # noqa: F811
+    make: Maker,
 ) -> None:
     ledger = await MemoryBench().open()
     ledger.faults.outcomes.append("applied")
@@ -88,7 +93,7 @@ async def test_another_batch_may_not_overtake_one_whose_outcome_is_open(
         await ledger.commit(make.batch())
 
 
-async def test_a_second_engine_stands_by_until_the_lock_is_lost(make: Maker) -> None:  # noqa: F811
+async def test_a_second_engine_stands_by_until_the_lock_is_lost(make: Maker) -> None:
     bench = MemoryBench()
     first = await bench.open()
     second = MemoryLedger(bench.store)
