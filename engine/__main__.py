@@ -82,9 +82,7 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         "port": getattr(chosen, "port", None),
         "data_dir": getattr(chosen, "data", None),
     }
-    return load_settings(
-        file=Path(file) if file else None, environ=os.environ, flags=flags
-    )
+    return load_settings(file=Path(file) if file else None, environ=os.environ, flags=flags)
 
 
 def _fail(message: object) -> int:

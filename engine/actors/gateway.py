@@ -185,9 +185,7 @@ class GatewayActor:
 
     def _note_state(self) -> None:
         was, self._state = self._state, self._breaker.state
-        self._telemetry.warn(
-            "breaker_changed", gateway=self._traits.name, was=was, now=self._state
-        )
+        self._telemetry.warn("breaker_changed", gateway=self._traits.name, was=was, now=self._state)
         if self._state == "open":
             self._rest()
             self._refuse_waiting()

@@ -267,9 +267,13 @@ class ActorSystem:
             row = msgspec.json.decode(letter.body, type=InboxRow)
             self.directory.mailboxes[WEBHOOKS].put_reserved_nowait(Redispatch(row))
         elif is_id("pay_", letter.subject):
-            due = TimerDue(letter.subject, "revive", self._clock.now_ms())
-            self.directory.shard_of(letter.subject).put_reserved_nowait(due)
+            self.look_up_now(letter.subject)
         return True
+
+    def look_up_now(self, payment_id: str) -> None:
+        """Have a payment's open operations looked up, and failed work of ours tried again."""
+        due = TimerDue(payment_id, "revive", self._clock.now_ms())
+        self.directory.shard_of(payment_id).put_reserved_nowait(due)
 
     # --- looking ----------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,12 @@ def _innermost(group: BaseException) -> BaseException:
 def dev(settings: Settings, fail: Fail) -> int:
     """Everything in one process and on loopback: the first minute, and every day after."""
     settings = msgspec.structs.replace(
-        settings, host=LOOPBACK, fees=settings.fees or DEV_FEES, database_url=None
+        settings,
+        host=LOOPBACK,
+        # The simulator's pages name the port, so it is chosen before anything is built.
+        port=settings.port or _free_port(),
+        fees=settings.fees or DEV_FEES,
+        database_url=None,
     )
     data_dir = Path(settings.data_dir)
     postgres = EmbeddedPostgres(data_dir)
@@ -79,6 +85,11 @@ def dev(settings: Settings, fail: Fail) -> int:
         )
     finally:
         postgres.stop()
+
+
+def _free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def serve(settings: Settings, fail: Fail) -> int:

@@ -20,6 +20,7 @@ from engine.app.telemetry import StructlogTelemetry
 from engine.config import DEV_KEY, DEV_MERCHANT, FeeSetting, Settings, SettingsRefused
 from engine.domain.breaker import BreakerSettings
 from engine.domain.fees import FeeRule, FeeSchedule, fee_schedule
+from engine.domain.ids import parse_op_id
 from engine.domain.news import NotFound
 from engine.gateways.breaker import GatewayBreaker
 from engine.gateways.simulator import Simulator
@@ -27,6 +28,7 @@ from engine.gateways.simulator_config import DEVELOPMENT_SECRET, SimulatorConfig
 from engine.gateways.simulator_methods import knows
 from engine.gateways.simulator_remote import RemoteSimulator
 from engine.gateways.simulator_webhooks import Deliver
+from engine.gateways.simulator_wire import completion_page
 from engine.http.calls import Parts
 from engine.http.cursors import CursorSeal
 from engine.http.keys import MERCHANT, OPERATOR, ApiKey, key_digest
@@ -190,11 +192,19 @@ class Engine:
             )
         return parts
 
-    async def complete_authentication(self, reference: str) -> bool:
-        """Do at the simulator what a customer does at the issuer's page."""
+    async def complete_authentication(self, reference: str, approve: bool) -> bool:
+        """Do at the simulator what a customer does at the issuer's page.
+
+        The simulator sends no webhook for it, so the engine looks at once, not in its own time.
+        """
         if self.simulator is None:
             return False
-        return not isinstance(self.simulator.complete(reference), NotFound)
+        if isinstance(self.simulator.complete(reference, approve=approve), NotFound):
+            return False
+        operation = parse_op_id(self.simulator.operation_of(reference) or "")
+        if operation is not None:
+            self.system.look_up_now(operation[0])
+        return True
 
     async def retry_dead_letter(self, letter_id: str) -> bool:
         """Take a dead letter off the queue and look its payment up again at the gateway."""
@@ -222,5 +232,6 @@ class Engine:
             complete_authentication=(
                 self.complete_authentication if self.simulator is not None and self.dev else None
             ),
+            authentication_page=completion_page,
             version=__version__,
         )

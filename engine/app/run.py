@@ -48,6 +48,7 @@ async def run_engine(
         await migrate(dsn)
     ledger = PostgresLedger(dsn)
     await ledger.open()
+
     async def deliver(headers: Mapping[str, str], raw: bytes) -> bool:
         # In one process a webhook need not leave it; it takes the same way from the door on.
         request_id = engine.ids.new("req")
@@ -123,7 +124,7 @@ async def _serve_http(
     api = Api(engine.http_parts())
 
     def on_error(error: Exception, request: Request) -> None:
-        engine.telemetry.error("handler_failed", path=request.path, reason=repr(error))
+        engine.telemetry.error("handler_failed", path=request.path, error=error)
 
     await serve(
         api.handle,

@@ -48,10 +48,10 @@ def operation_diagram() -> str:
 def exceptions_table() -> str:
     """What the diagram leaves out: the news that is weighed, flagged or undone, as a table."""
     rows: dict[str, dict[str, list[str]]] = {}
-    for (status, heard), verdict in TRANSITIONS.items():
-        if verdict in LEADS_TO or verdict == "ignore":
+    for (status, heard), found in TRANSITIONS.items():
+        if found in LEADS_TO or found == "ignore":
             continue
-        by_news = rows.setdefault(verdict, {})
+        by_news = rows.setdefault(found, {})
         by_news.setdefault(_words(heard.__name__), []).append(f"`{status}`")
     lines = ["| verdict | news, in these statuses |", "|---|---|"]
     for verdict, by_news in rows.items():

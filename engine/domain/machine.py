@@ -303,7 +303,11 @@ def retry(payment: Payment, env: Env) -> Step | None:
 
 def revive(payment: Payment, env: Env) -> Step | None:
     """A person has the engine's own failed work tried again, from the first attempt."""
-    failed = [op for op in payment.operations if op.type == "reversal" and op.status == "failed"]
+    failed = [
+        op
+        for op in payment.operations
+        if op.type == "reversal" and not op.is_open and op.status != "succeeded"
+    ]
     if not failed:
         return None
     change = Change(payment, env)
@@ -313,7 +317,9 @@ def revive(payment: Payment, env: Env) -> Step | None:
         )
         change.note("revived", op_id(payment.id, op.n))
         change.call(again)
-    change.set(needs_review=False)
+    # What else there is to decide stays flagged.
+    open_questions = payment.excess_captured + payment.excess_refunded > 0
+    change.set(needs_review=open_questions or any(op.needs_review for op in payment.operations))
     return change.finish()
 
 

@@ -37,6 +37,8 @@ def hear_of_operation(
     payment: Payment, op: Operation, news: OperationNews, via: str, env: Env
 ) -> Step | None:
     """News about one operation of ours. None: it changes nothing."""
+    if op.deferred:
+        return None  # It has not been asked of the gateway yet, so nothing can be known of it.
     believed = _credible(payment, op, news, via)
     found = verdict(op, believed)
     if found == "ignore" or _known_already(payment, op, found):
@@ -60,11 +62,13 @@ def _known_already(payment: Payment, op: Operation, found: Verdict) -> bool:
     """A contradiction and a late success are recorded once; hearing them again changes nothing."""
     if found == "contradict":
         return payment.needs_review
-    return (
-        found == "late_success"
-        and op.n == 1
-        and any(other.type == "reversal" for other in payment.operations)
-    )
+    if found != "late_success":
+        return False
+    if op.n == 1:
+        return any(other.type == "reversal" for other in payment.operations)
+    if op.type == "cancel":
+        return payment.capturable == 0  # There is nothing left that it could have released.
+    return op.returned  # That it was made is old news then.
 
 
 def _credible(payment: Payment, op: Operation, news: OperationNews, via: str) -> OperationNews:
@@ -77,6 +81,8 @@ def _credible(payment: Payment, op: Operation, news: OperationNews, via: str) ->
         return news
     if news.currency != payment.currency:
         return Unknown("wrong_currency")
+    if news.amount < 1:
+        return Unknown("wrong_amount")
     if news.amount == op.amount:
         return news
     if via == "reply" or op.type == "authorize":
@@ -202,6 +208,7 @@ def _refunded(change: Change, op: Operation, news: Approved) -> None:
         change.post("refund_excess", excess, op.n, link=first)
         change.set(excess_refunded=payment.excess_refunded + excess)
     if news.amount != op.amount:
+        change.set_op(op.n, counted=posted)
         _flag(change, op, "wrong amount confirmed by the gateway")
     change.happened("refund.succeeded", op.n)
 
@@ -261,13 +268,29 @@ def _flag(change: Change, op: Operation, reason: str) -> None:
 
 
 def _cancel_if_wanted(change: Change) -> None:
-    """A cancel that waited for the outcome is carried out now."""
+    """A cancel that waited for the outcome is carried out now.
+
+    One that is under way already (the gateway had told us of what it cancels) gets the hold that
+    has come about meanwhile, so that nothing else can.
+    """
+    for op in change.ops:
+        if op.type == "cancel" and op.is_open:
+            amount = change.state().capturable
+            due = change.set_op(op.n, amount=amount)
+            change.set(releasing=change.payment.releasing + amount)
+            if op.deferred:
+                change.call(_sent_now(change, due))
+
+
+def _void_if_wanted(change: Change) -> None:
+    """What the gateway has told us of can be voided, so a cancel that waited is sent now."""
     for op in change.ops:
         if op.type == "cancel" and op.deferred and op.is_open:
-            amount = change.state().capturable
-            due = change.set_op(op.n, deferred=False, amount=amount, sent_ms=change.env.now_ms)
-            change.set(releasing=change.payment.releasing + amount)
-            change.call(due)
+            change.call(_sent_now(change, op))
+
+
+def _sent_now(change: Change, op: Operation) -> Operation:
+    return change.set_op(op.n, deferred=False, sent_ms=change.env.now_ms)
 
 
 def _refund_if_canceled(change: Change) -> None:
@@ -336,6 +359,8 @@ def _undo(change: Change, op: Operation, event: str, *, phase_expired: bool = Fa
         change.set(refunding=payment.refunding - op.amount)
         change.post("refund", op.amount, op.n, "void_pending", resolves=op.transfer)
         change.happened("refund.failed", op.n)
+        if not op.request_id:
+            _flag(change, op, f"the refund of a canceled purchase failed: {op.code}")
     else:
         _retry_later(change, op)
 
@@ -366,10 +391,16 @@ def _wait_for_customer(change: Change, op: Operation, news: OperationNews, via: 
     assert isinstance(news, ActionRequired), news
     _known_card(change, news)
     change.set_op(
-        op.n, reference=news.reference, checks=0, next_check_ms=_next_check(change, op, 0)
+        op.n,
+        reference=news.reference,
+        code=None,
+        checks=0,
+        next_check_ms=_next_check(change, op, 0),
     )
-    change.set(next_action=news.next_action, gateway_reference=news.reference)
-    change.happened("payment.requires_action")
+    if op.n == 1:
+        change.set(next_action=news.next_action, gateway_reference=news.reference)
+        change.happened("payment.requires_action")
+        _void_if_wanted(change)
 
 
 def _wait_for_gateway(change: Change, op: Operation, news: OperationNews, via: str) -> None:
@@ -378,17 +409,27 @@ def _wait_for_gateway(change: Change, op: Operation, news: OperationNews, via: s
     change.set_op(
         op.n,
         reference=news.reference or op.reference,
+        code=None,
         checks=0,
         next_check_ms=_next_check(change, op, 0),
     )
     if op.n == 1:
         change.set(gateway_reference=news.reference or change.payment.gateway_reference)
         change.happened("payment.pending")
+        _void_if_wanted(change)
 
 
 def _doubt(change: Change, op: Operation, news: OperationNews, via: str) -> None:
     assert isinstance(news, Unknown), news
-    change.set_op(op.n, code=news.reason, checks=0, next_check_ms=_next_check(change, op, 0))
+    # It was sent no earlier than a deadline ago: the commit before it may have taken its time.
+    sent_ms = max(op.sent_ms, change.env.now_ms - change.env.traits.deadline_ms)
+    change.set_op(
+        op.n,
+        code=news.reason,
+        sent_ms=sent_ms,
+        checks=0,
+        next_check_ms=_next_check(change, op, 0),
+    )
     if op.n == 1:
         change.happened("payment.unknown")
     elif op.type == "refund":
@@ -412,12 +453,18 @@ def _weigh_absence(change: Change, op: Operation, news: OperationNews, via: str)
     """ "Not found" is an answer only once nothing sent could still turn up.
 
     A request that was on the wire may be worked on until the deadline, and be seen by look-ups
-    only after the provider's lag. An operation whose reply nobody ever saw (`processing`) was cut
-    off by a crash: it is abandoned, and its key may run again, since a customer may by now have
-    paid elsewhere.
+    only after the provider's lag. Where the first look-up comes later than that, the request was
+    held up on its way (by a slow commit, a queue, a crash), nobody knows for how long: then the
+    time counts from now. An operation whose reply nobody ever saw (`processing`) was cut off by a
+    crash: it is abandoned, and its key may run again, since a customer may by now have paid
+    elsewhere.
     """
     traits = change.env.traits
     if change.env.now_ms < op.sent_ms + traits.deadline_ms + traits.lookup_lag_ms:
+        _ask_again(change, op, NotFound(), "look_up")
+        return
+    if op.checks == 0:
+        op = change.set_op(op.n, sent_ms=change.env.now_ms)
         _ask_again(change, op, NotFound(), "look_up")
         return
     abandoned = op.status == "processing"
@@ -438,9 +485,10 @@ def _contradict(change: Change, op: Operation, news: OperationNews, via: str) ->
 def _return_refund(change: Change, op: Operation, news: OperationNews, via: str) -> None:
     """A refund that had succeeded came back: its money is the merchant's again (row 6)."""
     code = getattr(news, "code", "expired")
-    change.set_op(op.n, code=code, next_check_ms=None)
-    change.set(refunded=change.payment.refunded - op.amount)
-    change.post("refund_returned", op.amount, op.n)
+    amount = op.amount if op.counted is None else op.counted
+    change.set_op(op.n, code=code, next_check_ms=None, returned=True)
+    change.set(refunded=change.payment.refunded - amount)
+    change.post("refund_returned", amount, op.n)
     change.happened("refund.failed", op.n)
 
 
@@ -456,19 +504,24 @@ def _late_success(change: Change, op: Operation, news: OperationNews, via: str) 
         op = change.set_op(op.n, status="succeeded")
         _succeed(change, op, news, via)
     elif op.type == "refund" and news.amount <= room:
-        change.set_op(op.n, status="succeeded", code=None, reference=news.reference)
+        change.set_op(
+            op.n, status="succeeded", code=None, reference=news.reference, counted=news.amount
+        )
         change.post("refund_elsewhere", news.amount, op.n)
         change.set(refunded=payment.refunded + news.amount)
         change.happened("refund.succeeded", op.n)
     elif op.type == "refund":
         change.post("refund_excess", news.amount, op.n)
         change.set(excess_refunded=payment.excess_refunded + news.amount)
-        change.set_op(op.n, status="succeeded", code=None, reference=news.reference)
+        change.set_op(op.n, status="succeeded", code=None, reference=news.reference, counted=0)
         _flag(change, op, "a refund that had failed was made after all, beyond what was left")
     elif op.type == "capture" and news.amount <= room:
         change.set_op(op.n, status="succeeded", code=None, reference=news.reference)
-        change.set(captured=payment.captured + news.amount)
-        _post_capture(change, op, news.amount, 0)
+        # A final capture gave the rest back at the gateway, as far as it is still there to give.
+        wanted = op.release + max(0, op.amount - news.amount) if op.final else 0
+        release = min(wanted, room - news.amount)
+        change.set(captured=payment.captured + news.amount, released=payment.released + release)
+        _post_capture(change, op, news.amount, release)
         _capture_event(change)
     elif op.type == "capture":
         change.set_op(op.n, status="succeeded", code=None, reference=news.reference)
@@ -531,13 +584,28 @@ def hear_of_payment(payment: Payment, news: PaymentNews, via: str, env: Env) -> 
     if isinstance(news, ReversedByGateway):
         if payment.reversed or payment.captured == 0:
             return None
-        amount = payment.captured - payment.refunded
-        change.post("reversal", amount, 1)
-        change.set(reversed=amount)
-        change.note("reversed", amount=amount, reason=news.reason)
-        change.happened("payment.reversed")
-        return change.finish()
+        return _reversed_by_gateway(change, news)
     return _refunded_elsewhere(change, news)
+
+
+def _reversed_by_gateway(change: Change, news: ReversedByGateway) -> Step | None:
+    """Everything was taken back (row 7); what had been refunded before is gone twice."""
+    payment = change.payment
+    amount = payment.captured - payment.refunded
+    if amount == 0:
+        if payment.needs_review:
+            return None
+        _flag(change, payment.origin, "reversed at the gateway after it was refunded in full")
+        return change.finish()
+    change.post("reversal", amount, 1)
+    change.set(reversed=amount)
+    if news.amount > amount:
+        change.post("refund_excess", news.amount - amount, 1)
+        change.set(excess_refunded=payment.excess_refunded + news.amount - amount)
+        _flag(change, payment.origin, "more was reversed at the gateway than was left")
+    change.note("reversed", amount=amount, reason=news.reason)
+    change.happened("payment.reversed")
+    return change.finish()
 
 
 def _refunded_elsewhere(change: Change, news: RefundedElsewhere) -> Step | None:
@@ -545,6 +613,11 @@ def _refunded_elsewhere(change: Change, news: RefundedElsewhere) -> Step | None:
     payment = change.payment
     if any(op.reference == news.reference for op in payment.operations if op.type == "refund"):
         return None
+    if news.currency != payment.currency or news.amount < 1:
+        if payment.needs_review:
+            return None
+        _flag(change, payment.origin, "a refund in another currency was made at the gateway")
+        return change.finish()
     amount = min(news.amount, payment.refundable)
     op = Operation(
         n=len(change.ops) + 1,
@@ -555,6 +628,7 @@ def _refunded_elsewhere(change: Change, news: RefundedElsewhere) -> Step | None:
         refund_id=change.env.new_id("re"),
         reference=news.reference,
         reason="made at the gateway",
+        counted=amount,
     )
     change.add_op(op)
     change.post("refund_elsewhere", amount, op.n)

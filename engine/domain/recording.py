@@ -65,12 +65,13 @@ def record(
         answer = answer_for(payment, op, body)
         assert answer is not None, op
         answers[op.n] = answer
-        timeline = (
-            *timeline,
-            TimelineStep(
-                env.now_ms, "answered", op_id(payment.id, op.n), {"status": answer.status}
-            ),
-        )
+        if op.request_id:  # The engine's own work answers nobody.
+            timeline = (
+                *timeline,
+                TimelineStep(
+                    env.now_ms, "answered", op_id(payment.id, op.n), {"status": answer.status}
+                ),
+            )
         if answer.final:
             operations[op.n - 1] = msgspec.structs.replace(op, answered=True)
             if op.key and op.key not in step.release_keys:
@@ -130,7 +131,8 @@ def _events(step: Step, payment: Payment, env: Env, body: bytes | None) -> tuple
         if happened.op:
             op = payment.operations[happened.op - 1]
             assert op.refund_id is not None, happened
-            object_id, content, previous = op.refund_id, refund_bytes(payment, op), {}
+            object_id, content = op.refund_id, refund_bytes(payment, op)
+            previous = _previous_refund(step.before, op)
         else:
             if body is None:
                 body = payment_bytes(payment)
@@ -158,6 +160,13 @@ def _events(step: Step, payment: Payment, env: Env, body: bytes | None) -> tuple
             )
         )
     return tuple(rows)
+
+
+def _previous_refund(before: Payment | None, op: Operation) -> dict[str, str]:
+    if before is None or op.n > len(before.operations):
+        return {}
+    was = _refund_status(before.operations[op.n - 1])
+    return {} if was == _refund_status(op) else {"status": was}
 
 
 def _refund_row(payment: Payment, op: Operation) -> RefundRow:

@@ -1,0 +1,1 @@
+"""Providers behind one port, and the simulator that rehearses every fault."""

@@ -182,6 +182,11 @@ class Simulator:
             self._notify(effect, METHODS[effect.method], now_ms)
         return news_of(effect, now_ms) if self._flushed() else Unknown(BOOKS_UNWRITABLE)
 
+    def operation_of(self, reference: str) -> str | None:
+        """The engine's id of the operation that got this reference."""
+        effect = self._registry.by_reference(reference)
+        return effect.op_id if effect is not None else None
+
     def completion_url(self, reference: str) -> str:
         """Where a customer completes an open request."""
         return f"{self._config.base_url}/simulator/authentications/{reference}/complete"

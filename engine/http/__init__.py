@@ -1,0 +1,1 @@
+"""The thin HTTP front: plain requests in, plain responses out; only `server` knows aiohttp."""

@@ -69,8 +69,11 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """The result of the last verification of the ledger."""
     retry_dead_letter: Callable[[str], Awaitable[bool]]
     """Hand a dead letter to the engine again; False where there is none of this id."""
-    complete_authentication: Callable[[str], Awaitable[bool]] | None = None
-    """Finish a simulated 3-D Secure step, by the gateway's reference; None hides the route."""
+    complete_authentication: Callable[[str, bool], Awaitable[bool]] | None = None
+    """Finish a simulated 3-D Secure step, by the gateway's reference, approved or not; None hides
+    its two routes."""
+    authentication_page: Callable[[str], str] = str
+    """The page on which a customer does that, as HTML."""
     version: str = "0"
 
 

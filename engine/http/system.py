@@ -9,6 +9,7 @@ import msgspec
 
 from engine.domain.refusals import Refusal
 from engine.http.calls import Call, Parts, ok
+from engine.http.documents import PAGE_TYPE
 from engine.http.exchange import Response
 from engine.http.pages import page, position_of
 from engine.http.payments import payment_not_found
@@ -79,6 +80,17 @@ async def retry_dead_letter(parts: Parts, call: Call) -> Response:
 async def complete_authentication(parts: Parts, call: Call) -> Response:
     """Do, at the simulator, what a customer does at the issuer's page."""
     complete, reference = parts.complete_authentication, call.segment
-    if complete is None or _NAME.fullmatch(reference) is None or not await complete(reference):
+    if (
+        complete is None
+        or _NAME.fullmatch(reference) is None
+        or not await complete(reference, call.query["outcome"] != "declined")
+    ):
         return call.refused(payment_not_found())
     return ok(AuthenticationCompleted("authentication", reference, "completed"))
+
+
+async def authentication_page(parts: Parts, call: Call) -> Response:
+    """What a customer sees who opens the payment's `next_action` address."""
+    if _NAME.fullmatch(call.segment) is None:
+        return call.refused(payment_not_found())
+    return Response(200, parts.authentication_page(call.segment).encode(), PAGE_TYPE)

@@ -1,0 +1,1 @@
+"""The double-entry ledger: Postgres, its in-memory twin, migrations and verification."""

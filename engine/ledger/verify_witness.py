@@ -117,7 +117,7 @@ def _wrong_kind(payment: Payment, op: Operation, effect: WitnessEffect) -> str |
     else:
         action = ACTIONS[op.type]
     if effect.action != action:
-        return f"the {op.type} was done there as a {effect.action}"
+        return f"the {op.type} was done there as another action: {effect.action}"
     if effect.currency != payment.currency:
         return f"the {op.type} is in {payment.currency} here and in {effect.currency} there"
     if effect.livemode is not payment.livemode:

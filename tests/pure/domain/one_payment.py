@@ -120,7 +120,7 @@ class OnePayment:
     def _command(self, command: Any) -> Refusal | None:
         n = next(self._id)
         step = machine.command_payment(
-            self.payment, command, f"key-{n}", f"req_{n}", "/p", self.env()
+            self.payment, command, f"key-c{n}", f"req_c{n}", "/p", self.env()
         )
         if isinstance(step, Refusal):
             return step

@@ -8,7 +8,7 @@ from engine.http.routing import Router
 ROUTER = Router((*ROUTES, *SIMULATOR_ROUTES))
 
 
-@pytest.mark.parametrize("route", (*ROUTES, *SIMULATOR_ROUTES), ids=lambda route: route.name)
+@pytest.mark.parametrize("route", [*ROUTES, *SIMULATOR_ROUTES], ids=lambda route: route.name)
 def test_every_route_is_found_at_its_own_path(route) -> None:
     path = route.template.replace(f"{{{route.variable}}}", "x1")
     bound, segment = ROUTER.find(route.method, path)

@@ -108,13 +108,23 @@ class Client:
         return await self.send("POST", path, body=raw, headers=headers)
 
     async def authorize(
-        self, amount: int = 1_000, method: str = "pm_card_visa", *, key: str | None = None, **more: Any
+        self,
+        amount: int = 1_000,
+        method: str = "pm_card_visa",
+        *,
+        key: str | None = None,
+        **more: Any,
     ) -> Answer:
         """Reserve an amount."""
         return await self.post("/v1/payments/authorize", order(amount, method, **more), key=key)
 
     async def purchase(
-        self, amount: int = 1_000, method: str = "pm_card_visa", *, key: str | None = None, **more: Any
+        self,
+        amount: int = 1_000,
+        method: str = "pm_card_visa",
+        *,
+        key: str | None = None,
+        **more: Any,
     ) -> Answer:
         """Reserve and capture an amount."""
         return await self.post("/v1/payments/purchase", order(amount, method, **more), key=key)

@@ -42,8 +42,12 @@ def wait_until(holds: Callable[[], object], within_s: float, what: str) -> None:
 class EngineProcess:
     """One data directory and, while it runs, the engine on it."""
 
-    def __init__(self, data_dir: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, environ: Mapping[str, str] | None = None, module: str = "engine"
+    ) -> None:
+        """`module` is what runs as the command line."""
         self.data_dir = data_dir
+        self._module = module
         self.address = ""
         self.port = 0
         self.ready_after_s = 0.0
@@ -70,7 +74,7 @@ class EngineProcess:
             for name, value in os.environ.items()
             if not name.startswith("ENGINE_") and name != "DATABASE_URL"
         }
-        command = [sys.executable, "-m", "engine", "dev", "--port", "0"]
+        command = [sys.executable, "-m", self._module, "dev", "--port", "0"]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, "--data", str(self.data_dir)],
@@ -185,10 +189,12 @@ class EngineProcess:
 
 
 @contextlib.contextmanager
-def engine_folder(environ: Mapping[str, str] | None = None) -> Iterator[EngineProcess]:
+def engine_folder(
+    environ: Mapping[str, str] | None = None, module: str = "engine"
+) -> Iterator[EngineProcess]:
     """An engine that has not been started, on a new folder that goes away with it."""
     parent = Path(tempfile.mkdtemp(prefix="pe-"))
-    engine = EngineProcess(parent / "data", environ)
+    engine = EngineProcess(parent / "data", environ, module)
     try:
         yield engine
     finally:

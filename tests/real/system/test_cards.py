@@ -49,9 +49,7 @@ TABLE = {
     "pm_card_timeout_after_charge": UNKNOWN_THEN_DONE,
     "pm_card_5xx_after_charge": UNKNOWN_THEN_DONE,
     "pm_card_garbage_reply": UNKNOWN_THEN_DONE,
-    "pm_card_timeout_before_charge": Row(
-        status=202, first="unknown", ends="failed", charged=False
-    ),
+    "pm_card_timeout_before_charge": Row(status=202, first="unknown", ends="failed", charged=False),
     "pm_card_unreachable": Row(status=502, first="failed", ends="failed", charged=False),
     "pm_card_settles_late": UNKNOWN_THEN_DONE,
     "pm_card_wrong_amount": UNKNOWN_THEN_DONE,

@@ -57,9 +57,7 @@ async def test_many_commands_at_once_keep_the_bounds(engine: EngineProcess, comm
     async with client_of(engine) as client:
         opened = await (client.purchase(100) if command == "refund" else client.authorize(100))
         payment = opened.json["id"]
-        answers = await asyncio.gather(
-            *(client.command(payment, command, body) for _ in range(12))
-        )
+        answers = await asyncio.gather(*(client.command(payment, command, body) for _ in range(12)))
         assert {answer.status for answer in answers} <= {200, 201, 409, 422}, answers
         done = [answer for answer in answers if answer.status < 300]
         assert len(done) == (1 if command == "cancel" else 3), answers
@@ -154,9 +152,7 @@ async def test_refusal_of_the_shape_leaves_the_key_free(engine: EngineProcess) -
 
 async def test_answers_survive_kill_and_restart_byte_for_byte(own_engine: EngineProcess) -> None:
     async with client_of(own_engine) as client:
-        sent = [
-            (*send, new_key()) for send in requests_with_final_answers(await captured(client))
-        ]
+        sent = [(*send, new_key()) for send in requests_with_final_answers(await captured(client))]
         before = [await client.post(path, body, key=key) for path, body, key in sent]
         own_engine.kill()
         own_engine.restart()

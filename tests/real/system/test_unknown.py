@@ -3,48 +3,69 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.real.system.agreement import assert_books_agree, effects_by_operation
 from tests.real.system.client import Client, client_of, new_key
-from tests.real.system.process import EngineProcess
+from tests.real.system.process import EngineProcess, engine_folder
 
 pytestmark = pytest.mark.anyio
-UNKNOWN = "pm_card_settles_late"
+UNKNOWN = "pm_card_5xx_after_charge"
+"""Unknown at once, and for the second until its first look-up."""
+
+
+@pytest.fixture(scope="module")
+def faulty_engine() -> Iterator[EngineProcess]:
+    """Authorises every card at once; the card's fault meets what comes after."""
+    with engine_folder(module="tests.real.system.faults_after_authorizing") as made:
+        yield made.start()
 
 
 async def unknown_authorization(client: Client, method: str = UNKNOWN) -> dict[str, Any]:
-    """Answered 202 when the gateway's deadline has passed without a reply."""
     answer = await client.authorize(1_000, method)
     assert (answer.status, answer.json["status"]) == (202, "unknown"), answer
     return dict(answer.json)
 
 
-async def test_state_can_be_read_while_the_outcome_is_unknown(engine: EngineProcess) -> None:
+async def test_client_that_goes_away_stops_nothing(engine: EngineProcess) -> None:
     async with client_of(engine) as client:
         reference = new_key("order")
-        asked = asyncio.create_task(client.authorize(1_000, UNKNOWN, reference=reference))
+        asked = asyncio.create_task(client.authorize(1_000, "pm_card_slow", reference=reference))
         listed: list[Any] = []
         while not listed:
             listed = await client.list_all(f"/v1/payments?reference={reference}")
+        asked.cancel()
         assert listed[0]["status"] == "processing"
         assert (listed[0]["amount_capturable"], listed[0]["amount_authorized"]) == (0, 0)
-        answer = await asked
-        now = await client.payment(listed[0]["id"])
-        assert now == answer.json
-        assert now["status"] == "unknown"
+        now = await client.wait_payment(
+            listed[0]["id"], lambda now: now["status"] != "processing", 10
+        )
+        assert (now["status"], now["amount_capturable"]) == ("authorized", 1_000)
+
+
+async def test_unknown_outcome_is_shown_with_its_next_look_up(engine: EngineProcess) -> None:
+    async with client_of(engine) as client:
+        answer = await unknown_authorization(client)
+        now = await client.payment(answer["id"])
+        assert now == answer
         assert now["next_check_at"] == now["operations"][0]["next_check_at"] is not None
-        assert now["amount_capturable"] == 0
+        assert (now["amount_capturable"], now["operations"][0]["status"]) == (0, "unknown")
+        done = await client.wait_payment(answer["id"], lambda now: now["status"] == "authorized")
+        assert (done["next_check_at"], done["amount_capturable"]) == (None, 1_000)
+        steps = (await client.get(f"/v1/payments/{answer['id']}/timeline")).json["data"]
+        told = [step["step"] for step in steps]
+        assert told[-4:] == ["gateway_replied", "answered", "looked_up", "answered"], told
 
 
 async def test_capture_and_refund_wait_for_an_unknown_authorisation(engine: EngineProcess) -> None:
     async with client_of(engine) as client:
         payment = (await unknown_authorization(client))["id"]
         key = new_key()
-        for command in ("capture", "refund"):
-            answer = await client.command(payment, command, key=key if command == "capture" else "")
+        for command in ("refund", "capture"):
+            answer = await client.command(payment, command, key=key)
             answer.assert_problem(409, "operation_unresolved")
             assert answer.json["retryable"] is True
             assert int(answer.headers["Retry-After"]) >= 1
@@ -100,7 +121,7 @@ async def test_unknown_capture_and_refund_reserve_their_amounts(
     faulty_engine: EngineProcess,
 ) -> None:
     async with client_of(faulty_engine) as client:
-        payment = (await client.authorize(1_000, "pm_card_settles_late")).json["id"]
+        payment = (await client.authorize(1_000, UNKNOWN)).json["id"]
         key, body = new_key(), {"amount": 600, "final": False}
         asked = await client.command(payment, "capture", body, key=key)
         assert (asked.status, asked.json["status"]) == (202, "authorized"), asked
@@ -132,5 +153,9 @@ async def test_unknown_capture_and_refund_reserve_their_amounts(
         assert final.json["id"] == refund.json["id"]
         read = await client.get(f"/v1/refunds/{refund.json['id']}")
         assert read.body == final.body
-        await client.command(payment, "cancel")
+
+        rest = await client.command(payment, "cancel")
+        assert (rest.status, rest.json["amount_capturable"]) == (202, 0), rest
+        now = await client.wait_payment(payment, lambda now: now["amount_released"] == 400)
+        assert now["status"] == "captured"
         await assert_books_agree(client)

@@ -214,7 +214,7 @@ class World:
         self.retried.append(letter_id)
         return any(letter_id == row[0] for row, _ in self.ledger.store.dead_letters.values())
 
-    async def complete_authentication(self, reference: str) -> bool:
+    async def complete_authentication(self, reference: str, approve: bool) -> bool:
         return reference == "sim_1"
 
     # --- the client -------------------------------------------------------------------------

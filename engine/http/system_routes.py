@@ -1,0 +1,258 @@
+"""The routes of events, the ledger, and the engine about itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.http import books, events, system
+from engine.http.documents import serve_docs, serve_openapi
+from engine.http.query import PAGE, choice, moment, text
+from engine.http.requests import Nothing
+from engine.http.routing import Answered, Route
+from engine.http.views import (
+    AccountView,
+    AuthenticationCompleted,
+    DeadLetterRetried,
+    DeadLetterView,
+    EventView,
+    HealthView,
+    LiveView,
+    ReadyView,
+    StatisticsView,
+    TransferView,
+    VerificationView,
+    WebhookAccepted,
+)
+
+_READ: Final = ("ledger_unavailable",)
+
+EVENT_ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        method="GET",
+        template="/v1/events",
+        handler=events.list_events,
+        name="listEvents",
+        summary="Events, newest first",
+        tag="Events",
+        query=(
+            text("type", "Only events of this type, such as payment.captured."),
+            text("object", "Only events about the object with this id."),
+            *PAGE,
+        ),
+        answers=(Answered(200, list[EventView], "A page of events."),),
+        refusals=_READ,
+    ),
+    Route(
+        method="GET",
+        template="/v1/events/{id}",
+        handler=events.get_event,
+        name="getEvent",
+        summary="One event",
+        tag="Events",
+        answers=(Answered(200, EventView, "The event."),),
+        refusals=("event_not_found", *_READ),
+    ),
+    Route(
+        method="POST",
+        template="/v1/webhooks/{gateway}",
+        handler=events.gateway_webhook,
+        name="receiveGatewayWebhook",
+        summary="A gateway's webhook",
+        tag="Gateway webhooks",
+        scope=None,
+        raw=True,
+        answers=(Answered(200, WebhookAccepted, "Stored, now or by an earlier delivery."),),
+        refusals=(
+            "gateway_not_found",
+            "webhook_malformed",
+            "webhook_timestamp_stale",
+            "webhook_signature_invalid",
+            "starting",
+            "overloaded",
+            "ledger_unavailable",
+        ),
+    ),
+)
+
+LEDGER_ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        method="GET",
+        template="/v1/accounts",
+        handler=books.list_accounts,
+        name="listAccounts",
+        summary="Ledger accounts, oldest first",
+        tag="Ledger",
+        query=PAGE,
+        answers=(Answered(200, list[AccountView], "A page of accounts."),),
+        refusals=_READ,
+    ),
+    Route(
+        method="GET",
+        template="/v1/accounts/{id}",
+        handler=books.get_account,
+        name="getAccount",
+        summary="One account, now or at a time",
+        tag="Ledger",
+        query=(moment("at", "The balance as it was recorded at this time."),),
+        answers=(Answered(200, AccountView, "The account."),),
+        refusals=("account_not_found", "permission_denied", *_READ),
+    ),
+    Route(
+        method="GET",
+        template="/v1/accounts/{id}/transfers",
+        handler=books.account_transfers,
+        name="listAccountTransfers",
+        summary="Transfers of an account, newest first",
+        tag="Ledger",
+        query=PAGE,
+        answers=(Answered(200, list[TransferView], "A page of transfers."),),
+        refusals=("account_not_found", "permission_denied", *_READ),
+    ),
+    Route(
+        method="GET",
+        template="/v1/transfers/{id}",
+        handler=books.get_transfer,
+        name="getTransfer",
+        summary="One transfer",
+        tag="Ledger",
+        answers=(Answered(200, TransferView, "The transfer."),),
+        refusals=("transfer_not_found", *_READ),
+    ),
+    Route(
+        method="GET",
+        template="/v1/ledger/verify",
+        handler=books.get_verification,
+        name="getLedgerVerification",
+        summary="The result of the last verification of the ledger",
+        tag="Ledger",
+        answers=(Answered(200, VerificationView, "The result; null before the first one."),),
+    ),
+)
+
+SYSTEM_ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        method="GET",
+        template="/livez",
+        handler=system.live,
+        name="live",
+        summary="Whether the process answers",
+        tag="System",
+        scope=None,
+        answers=(Answered(200, LiveView, "It does."),),
+    ),
+    Route(
+        method="GET",
+        template="/readyz",
+        handler=system.ready,
+        name="ready",
+        summary="Whether work is taken, and if not, why",
+        tag="System",
+        scope=None,
+        answers=(
+            Answered(200, ReadyView, "Work is taken."),
+            Answered(503, ReadyView, "No work is taken, for these reasons."),
+        ),
+    ),
+    Route(
+        method="GET",
+        template="/v1/health",
+        handler=system.health,
+        name="getHealth",
+        summary="Each part's state",
+        tag="System",
+        answers=(Answered(200, HealthView, "The state."),),
+    ),
+    Route(
+        method="GET",
+        template="/v1/statistics",
+        handler=system.statistics,
+        name="getStatistics",
+        summary="What actors, mailboxes, breakers and the ledger writer count",
+        tag="System",
+        scope="operator",
+        answers=(Answered(200, StatisticsView, "The figures."),),
+    ),
+    Route(
+        method="GET",
+        template="/v1/dead_letters",
+        handler=system.list_dead_letters,
+        name="listDeadLetters",
+        summary="Work that waits for a person, newest first",
+        tag="System",
+        scope="operator",
+        query=PAGE,
+        answers=(Answered(200, list[DeadLetterView], "A page of dead letters."),),
+        refusals=_READ,
+    ),
+    Route(
+        method="POST",
+        template="/v1/dead_letters/{id}/retry",
+        handler=system.retry_dead_letter,
+        name="retryDeadLetter",
+        summary="Hand a dead letter to the engine again",
+        tag="System",
+        scope="operator",
+        key="accepted",
+        body=Nothing,
+        answers=(Answered(200, DeadLetterRetried, "It is on its way."),),
+        refusals=("dead_letter_not_found", "starting", "overloaded", *_READ),
+    ),
+    Route(
+        method="GET",
+        template="/metrics",
+        handler=system.metrics,
+        name="getMetrics",
+        summary="Metrics for Prometheus",
+        tag="System",
+        scope=None,
+        answers=(Answered(200, None, "The exposition.", "text/plain"),),
+    ),
+    Route(
+        method="GET",
+        template="/openapi.json",
+        handler=serve_openapi,
+        name="getOpenApi",
+        summary="This document",
+        tag="System",
+        scope=None,
+        answers=(Answered(200, dict, "An OpenAPI 3.1 document."),),
+    ),
+    Route(
+        method="GET",
+        template="/docs",
+        handler=serve_docs,
+        name="getDocs",
+        summary="This document as a page",
+        tag="System",
+        scope=None,
+        answers=(Answered(200, None, "A page that needs nothing from elsewhere.", "text/html"),),
+    ),
+)
+
+SIMULATOR_ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        method="POST",
+        template="/simulator/authentications/{reference}/complete",
+        handler=system.complete_authentication,
+        name="completeSimulatedAuthentication",
+        summary="Do what the customer does at the issuer's page",
+        tag="Simulator",
+        scope=None,
+        raw=True,
+        query=(choice("outcome", ("approved", "declined"), "What the customer decides."),),
+        answers=(Answered(200, AuthenticationCompleted, "The gateway goes on."),),
+        refusals=("payment_not_found", "parameter_invalid"),
+    ),
+    Route(
+        method="GET",
+        template="/simulator/authentications/{reference}/complete",
+        handler=system.authentication_page,
+        name="showSimulatedAuthentication",
+        summary="The issuer's page, as the customer sees it",
+        tag="Simulator",
+        scope=None,
+        answers=(Answered(200, None, "A page with two buttons.", "text/html"),),
+        refusals=("payment_not_found",),
+    ),
+)
+"""Routes that are there only where the simulator runs in this process."""
