@@ -19,6 +19,7 @@ class Directory:
         self.reply = reply
         self.mailboxes: dict[str, Mailbox[Any]] = {}
         self.shards: list[Mailbox[Any]] = []
+        self.gateways: dict[str, Mailbox[Any]] = {}
         self.shard_names = [f"shard-{n}" for n in range(shards)]
         self.shard_trouble: list[str | None] = ["starting"] * shards
         self.ledger_trouble: str | None = "starting"

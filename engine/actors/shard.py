@@ -147,11 +147,13 @@ class ShardActor:
         self._waiting: dict[tuple[str, int], list[str]] = {}
         self._asked: dict[tuple[str, int], int] = {}
         self._token = 0
+        self._now_ms = 0
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Rebuild from the ledger, then handle messages until cancelled."""
         self._incarnation += 1
         self._forget()
+        self._now_ms = self._clock.now_ms()
         await self._flush()
         self._writer = self._directory.mailboxes["ledger-writer"]
         async for page in self._ledger.open_payments(self._directory.slots_of(self._index)):
@@ -163,7 +165,10 @@ class ShardActor:
         task_status.started()
         handlers = self._handlers
         while True:
-            for message in await reader.receive_all():
+            messages = await reader.receive_all()
+            # One reading of the clock for all that arrived together: they happen now.
+            self._now_ms = self._clock.now_ms()
+            for message in messages:
                 handlers[type(message)](message)
                 reader.acknowledge_one()
 
@@ -200,10 +205,9 @@ class ShardActor:
     def _env(self, merchant_id: str, gateway: str) -> Env:
         """What a step may know; only the time changes between steps."""
         env = self._envs.get((merchant_id, gateway))
-        now_ms = self._clock.now_ms()
-        if env is None or env.now_ms != now_ms:
+        if env is None or env.now_ms != self._now_ms:
             env = Env(
-                now_ms=now_ms,
+                now_ms=self._now_ms,
                 new_transfer=self._ids.transfer,
                 new_id=self._ids.new,
                 jitter=self._ids.jitter,
@@ -384,8 +388,8 @@ class ShardActor:
             op = step.payment.operations[-1] if step.before is not None else payment.origin
             self._waiting.setdefault((payment_id, op.n), []).append(request.request_id)
         for n, call in step.calls:
-            self._asked[payment_id, n] = self._clock.now_ms()
-            self._directory.mailboxes[f"gateway-{payment.gateway}"].put_reserved_nowait(
+            self._asked[payment_id, n] = self._now_ms
+            self._directory.gateways[payment.gateway].put_reserved_nowait(
                 Perform(call, payment_id, n)
             )
         if writing.answers:
@@ -400,9 +404,7 @@ class ShardActor:
             for request_id in self._waiting.pop((payment.id, n), ()):
                 self._directory.reply(Reply(request_id, answer))
             op = payment.operations[n - 1]
-            self._telemetry.payment_outcome(
-                payment, n, op.status, self._clock.now_ms() - op.created_ms
-            )
+            self._telemetry.payment_outcome(payment, n, op.status, self._now_ms - op.created_ms)
 
     def _remind(self, step: Step, payment: Payment) -> None:
         """Tell the timers of what comes due before they next read the ledger."""
@@ -480,9 +482,9 @@ class ShardActor:
     def _perform(self, payment: Payment, op: Operation, *, look_up: bool) -> None:
         if (payment.id, op.n) in self._asked:
             return
-        self._asked[payment.id, op.n] = self._clock.now_ms()
+        self._asked[payment.id, op.n] = self._now_ms
         call = gateway_call(payment, payment.operations, op, look_up=look_up)
-        self._directory.mailboxes[f"gateway-{payment.gateway}"].put_reserved_nowait(
+        self._directory.gateways[payment.gateway].put_reserved_nowait(
             Perform(call, payment.id, op.n)
         )
 

@@ -97,8 +97,9 @@ class ActorSystem:
         self._child("router", self.router.run)
         for name, (gateway, breaker) in gateways.items():
             actor_name = f"gateway-{name}"
+            self.directory.gateways[name] = mailbox = self._mailbox(actor_name)
             gateway_actor = GatewayActor(
-                self._mailbox(actor_name), self.directory, gateway, breaker, clock, telemetry
+                mailbox, self.directory, gateway, breaker, clock, telemetry
             )
             self._statistics[actor_name] = gateway_actor.statistics
             self._child(actor_name, gateway_actor.run)

@@ -129,16 +129,20 @@ class Payment(msgspec.Struct, frozen=True, omit_defaults=True):
 TimerKind = Literal["look_up", "expire", "retry"]
 
 
+NO_TIMERS: dict[TimerKind, int] = {}
+
+
 def timers(payment: Payment) -> dict[TimerKind, int]:
     """When the payment next needs waking, per kind of timer, in Unix milliseconds."""
     due: dict[TimerKind, int] = {}
     if payment.expires_ms is not None and payment.capturable > 0:
         due["expire"] = payment.expires_ms
     for op in payment.operations:
-        if op.next_check_ms is not None and op.is_open:
-            due["look_up"] = min(due.get("look_up", op.next_check_ms), op.next_check_ms)
-        if op.retry_ms is not None:
-            due["retry"] = min(due.get("retry", op.retry_ms), op.retry_ms)
+        check_ms, retry_ms = op.next_check_ms, op.retry_ms
+        if check_ms is not None and op.is_open:
+            due["look_up"] = min(due.get("look_up", check_ms), check_ms)
+        if retry_ms is not None:
+            due["retry"] = min(due.get("retry", retry_ms), retry_ms)
     return due
 
 

@@ -20,7 +20,7 @@ from engine.domain.entry import (
 )
 from engine.domain.ids import op_id
 from engine.domain.operation import Operation
-from engine.domain.payment import Payment, timers
+from engine.domain.payment import NO_TIMERS, Payment, timers
 from engine.domain.representation import (
     answer_for,
     event_bytes,
@@ -109,19 +109,14 @@ def _moved(before: Payment | None, op: Operation) -> bool:
 def _timer_changes(
     before: Payment | None, after: Payment
 ) -> tuple[tuple[TimerRow, ...], tuple[TimerRow, ...]]:
+    """The timer rows to set and to clear."""
     has = timers(after)
-    if before is None and not has:
-        return (), ()
-    had = {} if before is None else timers(before)
+    had = NO_TIMERS if before is None else timers(before)
     if had == has:
         return (), ()
-    wanted = tuple(
-        TimerRow(due, after.id, kind) for kind, due in has.items() if had.get(kind) != due
-    )
-    unwanted = tuple(
-        TimerRow(due, after.id, kind) for kind, due in had.items() if has.get(kind) != due
-    )
-    return wanted, unwanted
+    wanted = [TimerRow(due, after.id, kind) for kind, due in has.items() if had.get(kind) != due]
+    unwanted = [TimerRow(due, after.id, kind) for kind, due in had.items() if has.get(kind) != due]
+    return tuple(wanted), tuple(unwanted)
 
 
 def _events(step: Step, payment: Payment, env: Env, body: bytes | None) -> tuple[EventRow, ...]:

@@ -28,6 +28,7 @@ def _second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+@lru_cache(maxsize=8192)  # a payment names few moments, and several times each
 def rfc3339(at_ms: int) -> str:
     """Unix milliseconds as RFC 3339 in UTC, to the millisecond."""
     second, ms = divmod(at_ms, 1000)

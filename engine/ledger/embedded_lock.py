@@ -31,6 +31,7 @@ class DirectoryLock:
 
     @property
     def held(self) -> bool:
+        """Whether this process has the lock."""
         return self._descriptor is not None
 
     def acquire(self, *, patience_s: float) -> None:

@@ -30,7 +30,6 @@ LONG_MODULES = {
     "engine/actors/shard.py": "one actor: every message it handles, beside the state they share",
     "engine/domain/outcomes.py": "one treatment per verdict of one table, which read as a whole",
     "engine/domain/representation.py": "payment, refund, event and answer quote one another",
-    "engine/http/routes.py": "a table: every route of the API",
     "engine/ports.py": "every protocol between the layers, mostly docstrings",
 }
 """Modules over the limit, each with the reason that it is one module."""

@@ -1,4 +1,4 @@
-"""The first minute of a newcomer: `make run`, and the printed line pasted into a shell."""
+"""The first minutes of a newcomer: `make run`, the printed line, and the README's first payment."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,6 +25,9 @@ STOP_S = 40.0
 BANNER_END = b"Stop with Ctrl-C"
 # The line is printed over several, each but the last ending in a backslash.
 CURL = re.compile(r"^ *(curl (?:.*\\\n)*.*)$", re.MULTILINE)
+README_SECTION = re.compile(r"^## A first payment$(.*?)^## ", re.MULTILINE | re.DOTALL)
+README_SCRIPT = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+README_BALANCE = re.compile(r"^\| `(\w+)`[^|]*\| (\d+) \|", re.MULTILINE)
 
 
 def _free_port() -> int:
@@ -76,6 +80,38 @@ def _read_banner(make: subprocess.Popen[bytes]) -> str:
     return output.decode()
 
 
+def _bash(script: str) -> str:
+    """Run a script as it was pasted; returns what it printed."""
+    done = subprocess.run(
+        ["bash", "-c", script], env=_environ(), capture_output=True, timeout=60, check=True
+    )
+    return done.stdout.decode()
+
+
+def _documents(text: str) -> list[Any]:
+    """The JSON documents that stand one after another in a text."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while at < len(text):
+        document, at = decoder.raw_decode(text, at)
+        found.append(document)
+    return found
+
+
+def _follow_the_readme(port: int) -> None:
+    """Its script, on this engine; afterwards the accounts say what its table says."""
+    section = README_SECTION.search((ROOT / "README.md").read_text("utf-8"))
+    assert section is not None
+    script = README_SCRIPT.search(section[1])
+    assert script is not None
+    *answers, accounts = _documents(_bash(script[1].replace(":8080", f":{port}")))
+    refused = [answer for answer in answers if "code" in answer]
+    assert refused == []
+    balances = {account["kind"]: account["balance"] for account in accounts["data"]}
+    told = README_BALANCE.findall(section[1])
+    assert len(told) == 3
+    assert balances == {kind: int(balance) for kind, balance in told}
+
+
 def _command(process: psutil.Process) -> str:
     """A process's command line; empty where it has ended since it was listed."""
     try:
@@ -93,11 +129,12 @@ def test_the_printed_line_pays_and_nothing_is_left_behind(tmp_path: Path) -> Non
         line = CURL.search(banner)
         assert line is not None, banner
 
-        paid = subprocess.run(
-            ["bash", "-c", line[1]], env=_environ(), capture_output=True, timeout=30, check=True
-        )
-        payment = json.loads(paid.stdout)
+        payment = json.loads(_bash(line[1]))
         assert payment["status"] == "authorized", payment
+        _follow_the_readme(port)
+        verify = ["make", "--no-print-directory", "verify", f"DATA={data}"]
+        proof = subprocess.run(verify, cwd=ROOT, env=_environ(), capture_output=True, timeout=60)
+        assert proof.returncode == 0, proof.stdout.decode()
 
         started = psutil.Process(make.pid).children(recursive=True)
         commands = [_command(process) for process in started]
