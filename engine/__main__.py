@@ -71,6 +71,14 @@ def _parser() -> argparse.ArgumentParser:
     simulator.add_argument("--host", help="the address to bind (default 127.0.0.1)")
     simulator.add_argument("--port", type=int, help="the port (default 8090)")
     simulator.add_argument("--latency-ms", type=float, help="added to every reply")
+    simulator.add_argument(
+        "--rate",
+        action="append",
+        default=[],
+        metavar="FAULT=SHARE",
+        help="share of calls (0 to 1) that meet a fault: unreachable, timeout_before, "
+        "timeout_after, server_error, decline; may be repeated",
+    )
     simulator.add_argument("--webhook-url", metavar="URL", help="where webhooks are sent")
     return parser
 
@@ -117,6 +125,17 @@ def _verify(chosen: argparse.Namespace, settings: Settings) -> int:
     return verify(settings, _fail, as_json=chosen.json, now_ms=time.time_ns() // 1_000_000)
 
 
+def _rates(given: list[str]) -> dict[str, float]:
+    rates = {}
+    for text in given:
+        name, _, share = text.partition("=")
+        try:
+            rates[name] = float(share)
+        except ValueError:
+            raise SettingsRefused(f"--rate {text}: write FAULT=SHARE, as decline=0.05.") from None
+    return rates
+
+
 def _gateway_simulator(chosen: argparse.Namespace, settings: Settings) -> int:
     from engine.app.commands import gateway_simulator
 
@@ -125,6 +144,7 @@ def _gateway_simulator(chosen: argparse.Namespace, settings: Settings) -> int:
         _fail,
         port=8090 if chosen.port is None else chosen.port,
         latency_ms=chosen.latency_ms,
+        rates=_rates(chosen.rate),
         webhook_url=chosen.webhook_url,
     )
 

@@ -56,12 +56,21 @@ class SimulatorSetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latency_ms: float = 0.0
     latency_sigma: float = 0.0
     webhook_secrets: tuple[str, ...] = ()
-    inflight_max: int = 256
+    inflight_max: int = 1_000
     lookup_lag_ms: int = 4_000
+    deadline_ms: int = 6_000
+    send_webhooks: bool = False
+    seed: int = 0
+    rates: dict[str, float] = {}
+    """Share of calls by fault: unreachable, timeout_before, timeout_after, server_error,
+    decline."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that may be set. Times in milliseconds, sizes in counts."""
+    """Everything that may be set. Times in milliseconds, sizes in counts.
+
+    `file` names the settings file that was read, for errors that are found later.
+    """
 
     database_url: str | None = None
     host: str = "127.0.0.1"
@@ -77,6 +86,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     simulator: SimulatorSetting = SimulatorSetting()
     park_retry_s: float = 30.0
     connections_max: int = 4_000
+    file: str = "settings"
 
 
 _VARIABLES: dict[str, tuple[str, type]] = {
@@ -94,7 +104,7 @@ _VARIABLES: dict[str, tuple[str, type]] = {
 }
 """Variable -> (setting, type). What is a list or a table is set in the file only."""
 
-_NOT_SETTINGS = frozenset({"ENGINE_CONFIG", "ENGINE_FAILPOINT"})
+_NOT_SETTINGS = frozenset({"ENGINE_CONFIG"})
 
 
 def load_settings(
@@ -103,7 +113,7 @@ def load_settings(
     """Read the settings; `flags` are what the command line gave. Raises SettingsRefused."""
     values: dict[str, Any] = {}
     if file is not None:
-        values = _from_file(file)
+        values = {**_from_file(file), "file": str(file)}
     for name in sorted(environ):
         if name in _VARIABLES:
             field, kind = _VARIABLES[name]

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import anyio
+
 from engine.domain.ids import slot_of
 from engine.messages import Reply
+from engine.ports import Fenced
 from engine.supervisor.mailbox import Mailbox
 
 SLOTS = 4096
@@ -23,6 +26,8 @@ class Directory:
         self.shard_names = [f"shard-{n}" for n in range(shards)]
         self.shard_trouble: list[str | None] = ["starting"] * shards
         self.ledger_trouble: str | None = "starting"
+        self.fenced: Fenced | None = None
+        self.was_fenced = anyio.Event()
         self.gateway_admits: dict[str, Callable[[], float | None]] = {}
         # Two list look-ups find a payment's mailbox on the hot path.
         self._shard_of_slot = [slot * shards // SLOTS for slot in range(SLOTS)]

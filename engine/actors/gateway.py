@@ -67,7 +67,8 @@ class GatewayActor:
         if state == "closed":
             return None
         if state == "half-open":
-            return 1.0
+            # Somebody has to be the trial; whoever comes while it is out waits for its outcome.
+            return None if not self._in_flight and not self._waiting else 1.0
         return self._breaker.retry_in_s(anyio.current_time())
 
     def statistics(self) -> GatewayStatistics:
@@ -90,6 +91,8 @@ class GatewayActor:
             self._tasks: TaskGroup = tasks
             if self._breaker.state == "open":
                 self._rest()
+            elif self._breaker.state == "half-open":
+                self._breaker.half_open()  # A trial that was out is lost: let another one through.
             reader = self._mailbox.attach()
             task_status.started()
             while True:

@@ -125,6 +125,8 @@ class LedgerWriterActor:
                 delay_s = min(delay_s * 2, RETRY_MAX_S)
             except Fenced as fenced:
                 self._directory.ledger_trouble = str(fenced)
+                self._directory.fenced = fenced
+                self._directory.was_fenced.set()
                 raise
         if self._directory.ledger_trouble is not None:
             self._directory.ledger_trouble = None

@@ -426,6 +426,10 @@ class ShardActor:
             payment_id = writing.step.payment.id
             self._telemetry.error("step_refused", payment=payment_id, reason=message.reason)
             self._busy.discard(payment_id)
+            payment = self._payments.get(payment_id)
+            for op in recovered(payment) if payment is not None else ():
+                # What it told is lost; a later tick takes its absence for an unknown outcome.
+                self._asked.setdefault((payment_id, op.n), self._clock.now_ms())
             self._next_in_line(payment_id)
             return
         self._busy.discard(request.payment_id)

@@ -206,9 +206,11 @@ class ActorSystem:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Start everything, and supervise until cancelled.
 
-        Raises MaxIntensityReached when something that everything needs cannot be kept running.
+        Raises, within a group, MaxIntensityReached when something that everything needs cannot be
+        kept running, and Fenced when a newer engine has taken over.
         """
         async with anyio.create_task_group() as host:
+            host.start_soon(self._watch_fence)
             children = tuple(
                 self._parking(spec, host) if parks else spec for spec, parks in self._children
             )
@@ -220,6 +222,12 @@ class ActorSystem:
             )
             self._statistics["supervisor"] = root.statistics
             await root.run(task_status=task_status)
+
+    async def _watch_fence(self) -> None:
+        """A writer that is fenced would be fenced again: it is not restarted, everything ends."""
+        await self.directory.was_fenced.wait()
+        assert self.directory.fenced is not None
+        raise self.directory.fenced
 
     def _parking(self, spec: ChildSpec, host: TaskGroup) -> ChildSpec:
         index = self.directory.shard_names.index(spec.id)

@@ -12,9 +12,10 @@ import anyio
 import msgspec
 
 from engine.app import run as running
-from engine.app.parts import DEV_FEES, simulator_config
+from engine.app.parts import DEV_FEES, VERIFICATION, simulator_config
 from engine.app.telemetry import StructlogTelemetry
-from engine.config import Settings
+from engine.config import Settings, SettingsRefused
+from engine.gateways.simulator_books import BooksCorrupt, BooksInUse
 from engine.ledger import migrate as migrating
 from engine.ledger.embedded import EmbeddedPostgres, EmbeddedPostgresError, attached
 from engine.ports import LedgerError
@@ -30,8 +31,12 @@ def _run_async(main: Callable[[], object]) -> None:
 
 
 def _telemetry(settings: Settings) -> StructlogTelemetry:
-    out = open(settings.log_file, "ab") if settings.log_file is not None else None  # noqa: SIM115 - it stays open for the life of the process
-    return StructlogTelemetry(out=out)
+    try:
+        return StructlogTelemetry.to(settings.log_file)
+    except OSError as trouble:
+        raise SettingsRefused(
+            f"log_file (ENGINE_LOG_FILE): {settings.log_file}: {trouble.strerror}."
+        ) from None
 
 
 def _run(main: Callable[[], object], fail: Fail) -> int:
@@ -39,7 +44,14 @@ def _run(main: Callable[[], object], fail: Fail) -> int:
     ended_by: BaseException | None = None
     try:
         _run_async(main)
-    except* (LedgerError, MaxIntensityReached, OSError) as trouble:
+    except* (
+        LedgerError,
+        MaxIntensityReached,
+        SettingsRefused,
+        BooksInUse,
+        BooksCorrupt,
+        OSError,
+    ) as trouble:
         ended_by = _innermost(trouble)
     return 0 if ended_by is None else fail(ended_by)
 
@@ -154,16 +166,18 @@ def verify(settings: Settings, fail: Fail, *, as_json: bool, now_ms: int) -> int
     from engine.ledger.verify import render
     from engine.ledger.verify import verify as verify_ledger
 
-    books = Path(settings.data_dir) / BOOKS
+    data_dir = Path(settings.data_dir)
+    books = data_dir / BOOKS
     witness = None
     if settings.database_url is None and books.exists():
         witness = simulator_witness(books)
 
     def use(dsn: str) -> int:
         holds = False
+        encoded = b""
 
         async def main() -> None:
-            nonlocal holds
+            nonlocal holds, encoded
 
             def progress(check: str, rows: int) -> None:
                 if not as_json and sys.stderr.isatty():
@@ -173,10 +187,14 @@ def verify(settings: Settings, fail: Fail, *, as_json: bool, now_ms: int) -> int
             if not as_json and sys.stderr.isatty():
                 sys.stderr.write("\r\x1b[K")
             holds = report.holds
-            text = msgspec.json.encode(report).decode() if as_json else render(report)
+            encoded = msgspec.json.encode(report)
+            text = encoded.decode() if as_json else render(report)
             running.say(f"{text}\n")
 
         status = _run(main, fail)
+        if encoded and data_dir.is_dir():
+            # The engine shows it under /v1/ledger/verify.
+            (data_dir / VERIFICATION).write_bytes(encoded)
         return status or (0 if holds else 1)
 
     return _with_database(settings, fail, use)
@@ -188,6 +206,7 @@ def gateway_simulator(
     *,
     port: int,
     latency_ms: float | None,
+    rates: dict[str, float],
     webhook_url: str | None,
 ) -> int:
     """The simulator as a process of its own, with its own books in the data directory."""
@@ -202,17 +221,24 @@ def gateway_simulator(
             simulator=msgspec.structs.replace(
                 settings.simulator,
                 latency_ms=latency_ms if latency_ms is not None else settings.simulator.latency_ms,
+                rates={**settings.simulator.rates, **rates},
             ),
         )
     )
-    return _run(
-        functools.partial(
-            serve_simulator,
-            settings.host,
-            port,
-            books_path=data_dir / BOOKS,
-            config=config,
-            webhook_url=webhook_url,
-        ),
-        fail,
-    )
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            serving = functools.partial(
+                serve_simulator,
+                settings.host,
+                port,
+                books_path=data_dir / BOOKS,
+                config=config,
+                webhook_url=webhook_url,
+            )
+            bound = await tasks.start(serving)
+            running.say(f"The simulator gateway listens on http://{settings.host}:{bound}\n")
+            await running.wait_signal()
+            tasks.cancel_scope.cancel()
+
+    return _run(main, fail)

@@ -24,7 +24,11 @@ from engine.domain.ids import parse_op_id
 from engine.domain.news import NotFound
 from engine.gateways.breaker import GatewayBreaker
 from engine.gateways.simulator import Simulator
-from engine.gateways.simulator_config import DEVELOPMENT_SECRET, SimulatorConfig
+from engine.gateways.simulator_config import (
+    DEVELOPMENT_SECRET,
+    FailureRates,
+    SimulatorConfig,
+)
 from engine.gateways.simulator_methods import knows
 from engine.gateways.simulator_remote import RemoteSimulator
 from engine.gateways.simulator_webhooks import Deliver
@@ -34,6 +38,7 @@ from engine.http.cursors import CursorSeal
 from engine.http.keys import MERCHANT, OPERATOR, ApiKey, key_digest
 from engine.http.views import PartHealth
 from engine.ledger.postgres import PostgresLedger
+from engine.ledger.verify_report import Report
 from engine.ports import Breaker, Gateway
 
 SIMULATOR = "simulator"
@@ -62,19 +67,24 @@ def fee_schedules(settings: Settings) -> dict[str, FeeSchedule]:
     merchants |= {fee.merchant for fee in settings.fees if fee.merchant is not None}
     schedules: dict[str, FeeSchedule] = {}
     for merchant in merchants:
-        rules = [_fee_rule(fee) for fee in settings.fees if fee.merchant in (None, merchant)]
+        rules = [
+            _fee_rule(fee, settings.file)
+            for fee in settings.fees
+            if fee.merchant in (None, merchant)
+        ]
         schedule = fee_schedule(rules)
         if not isinstance(schedule, FeeSchedule):
-            raise SettingsRefused(f"fees of {merchant}: {schedule.replace('_', ' ')}.")
+            reason = schedule.replace("_", " ")
+            raise SettingsRefused(f"{settings.file}: fees of {merchant}: {reason}.")
         schedules[merchant] = schedule
     return schedules
 
 
-def _fee_rule(fee: FeeSetting) -> FeeRule:
+def _fee_rule(fee: FeeSetting, file: str) -> FeeRule:
     try:
         valid_from = date.fromisoformat(fee.valid_from)
     except ValueError:
-        raise SettingsRefused(f"fees: valid_from {fee.valid_from!r} is no date.") from None
+        raise SettingsRefused(f"{file}: fees: valid_from {fee.valid_from!r} is no date.") from None
     values = {
         name: value
         for name, value in msgspec.structs.asdict(fee).items()
@@ -97,14 +107,32 @@ def api_keys(settings: Settings, *, dev: bool) -> dict[bytes, ApiKey]:
 def simulator_config(settings: Settings) -> SimulatorConfig:
     """The simulator's settings, whether it runs in this process or beside it."""
     chosen = settings.simulator
-    return SimulatorConfig(
-        base_url=settings.public_url or f"http://{settings.host}:{settings.port}",
-        latency_ms=chosen.latency_ms,
-        latency_sigma=chosen.latency_sigma,
-        webhook_secrets=chosen.webhook_secrets or (DEVELOPMENT_SECRET,),
-        lookup_lag_ms=chosen.lookup_lag_ms,
-        inflight_max=chosen.inflight_max,
-    )
+    try:
+        return SimulatorConfig(
+            base_url=settings.public_url or f"http://{settings.host}:{settings.port}",
+            latency_ms=chosen.latency_ms,
+            latency_sigma=chosen.latency_sigma,
+            webhook_secrets=chosen.webhook_secrets or (DEVELOPMENT_SECRET,),
+            lookup_lag_ms=chosen.lookup_lag_ms,
+            inflight_max=chosen.inflight_max,
+            deadline_ms=chosen.deadline_ms,
+            send_webhooks=chosen.send_webhooks,
+            seed=chosen.seed,
+            rates=msgspec.convert(chosen.rates, FailureRates),
+        )
+    except (ValueError, msgspec.ValidationError) as wrong:
+        raise SettingsRefused(f"{settings.file}: [simulator]: {wrong}") from None
+
+
+VERIFICATION = "last-verification.json"
+
+
+def last_verification(data_dir: Path) -> Report | None:
+    """What `engine verify` last found, wherever it was run on this data directory."""
+    try:
+        return msgspec.json.decode((data_dir / VERIFICATION).read_bytes(), type=Report)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 class Engine:
@@ -227,7 +255,7 @@ class Engine:
             health=self.health,
             statistics=self.statistics,
             metrics=self.telemetry.metrics.exposition,
-            verification=lambda: None,
+            verification=lambda: last_verification(Path(self.settings.data_dir)),
             retry_dead_letter=self.retry_dead_letter,
             complete_authentication=(
                 self.complete_authentication if self.simulator is not None and self.dev else None

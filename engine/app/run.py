@@ -21,7 +21,7 @@ from engine.http.exchange import Request
 from engine.http.limits import Limits
 from engine.http.server import HttpServer, serve
 from engine.ledger.lock import LockTaken
-from engine.ledger.migrate import migrate
+from engine.ledger.migrate import check_migrated, migrate
 from engine.ledger.postgres import PostgresLedger
 from engine.ports import LedgerUnavailable
 
@@ -46,6 +46,8 @@ async def run_engine(
     """
     if dev:
         await migrate(dsn)
+    else:
+        await check_migrated(dsn)
     ledger = PostgresLedger(dsn)
     await ledger.open()
 
@@ -75,6 +77,7 @@ async def run_engine(
 async def _take_over_and_run(engine: Engine, ready: Callable[[], None]) -> None:
     """Become the one engine that writes, as soon as no other one is; then run the actors."""
     ledger = engine.ledger
+    engine.standing_by = "taking over: another engine may still have the database"
     try:
         epoch = await ledger.take_over(OWNER)
     except LockTaken as taken:
@@ -159,7 +162,16 @@ async def _watch_signals(
             engine.telemetry.log("stopping")
             with anyio.move_on_after(DRAIN_S):
                 await engine.system.router.wait_idle()
-            scope.cancel()
+            break
+    # Whoever forwards a signal may send it twice; the way down is bounded and goes on.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    scope.cancel()
+
+
+async def wait_signal() -> None:
+    """Wait for SIGINT or SIGTERM."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
             return
 
 

@@ -509,6 +509,7 @@ def _late_success(change: Change, op: Operation, news: OperationNews, via: str) 
         )
         change.post("refund_elsewhere", news.amount, op.n)
         change.set(refunded=payment.refunded + news.amount)
+        _flag_other_amount(change, op, news)
         change.happened("refund.succeeded", op.n)
     elif op.type == "refund":
         change.post("refund_excess", news.amount, op.n)
@@ -522,6 +523,7 @@ def _late_success(change: Change, op: Operation, news: OperationNews, via: str) 
         release = min(wanted, room - news.amount)
         change.set(captured=payment.captured + news.amount, released=payment.released + release)
         _post_capture(change, op, news.amount, release)
+        _flag_other_amount(change, op, news)
         _capture_event(change)
     elif op.type == "capture":
         change.set_op(op.n, status="succeeded", code=None, reference=news.reference)
@@ -532,6 +534,11 @@ def _late_success(change: Change, op: Operation, news: OperationNews, via: str) 
         change.set(released=payment.released + room, expires_ms=None)
         change.post("hold", room, op.n, "void_pending", resolves=payment.hold)
         change.happened("payment.canceled" if payment.captured == 0 else "payment.captured")
+
+
+def _flag_other_amount(change: Change, op: Operation, news: Approved) -> None:
+    if news.amount != op.amount:
+        _flag(change, op, "wrong amount confirmed by the gateway")
 
 
 def _reverse(change: Change, op: Operation, news: Approved) -> None:

@@ -71,6 +71,25 @@ async def migrate(dsn: str, *, folder: Path = FOLDER) -> list[Migration]:
         await close(connection)
 
 
+async def check_migrated(dsn: str, *, folder: Path = FOLDER) -> None:
+    """Refuse a database whose schema is not this engine's. Raises as `migrate` does."""
+    connection = await connect(dsn, _SETTINGS)
+    try:
+        applied = await connection.fetch(QUERIES["migrations_applied"])
+    except asyncpg.UndefinedTableError:
+        applied = []
+    except (asyncpg.InterfaceError, OSError) as error:
+        raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+    finally:
+        await close(connection)
+    pending = _pending(migrations(folder), applied)
+    if pending:
+        raise MigrationError(
+            f"the database lacks {len(pending)} migrations, from {pending[0].number} "
+            f"({pending[0].name}) on: run `engine migrate` first"
+        )
+
+
 def _pending(wanted: list[Migration], applied: list[asyncpg.Record]) -> list[Migration]:
     ours = {migration.number: migration for migration in wanted}
     for row in applied:

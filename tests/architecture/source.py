@@ -80,14 +80,24 @@ def public_definitions_of(path: Path) -> Iterator[Definition]:
 @cache
 def project_files() -> tuple[Path, ...]:
     """Every file that is, or may come to be, under version control, and holds text."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    paths = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
-    return tuple(path for path in sorted(paths) if path.is_file() and _is_text(path))
+    return tuple(path for path in sorted(_listed()) if path.is_file() and _is_text(path))
+
+
+def _listed() -> list[Path]:
+    command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        # A copy without its history: all that is not hidden, installed or cached.
+        return [
+            path
+            for path in ROOT.rglob("*")
+            if not any(
+                part.startswith(".") or part == "__pycache__" or part.endswith(".egg-info")
+                for part in path.relative_to(ROOT).parts
+            )
+        ]
+    return [ROOT / name for name in listed.stdout.decode().split("\0") if name]
 
 
 def _is_text(path: Path) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib import metadata
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.architecture.source import ROOT, text_of
 
@@ -58,6 +60,28 @@ def test_a_dependency_says_why_it_is_there(requirement: str) -> None:
     beside = lines[at].partition("#")[2]
     above = lines[at - 1] if lines[at].rstrip().endswith("]") else ""
     assert len(beside.strip()) > 10 or above.startswith("# "), lines[at]
+
+
+def test_what_the_dependencies_need_is_pinned_too() -> None:
+    """As far as it is installed here: everything that is reached from the engine itself."""
+    pins, seen = _pins(), set()
+    todo = [(Requirement(requirement), "") for requirement in _requirements()]
+    while todo:
+        requirement, extra = todo.pop()
+        name = _normal(requirement.name)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        for wanted in ("", *requirement.extras):
+            if (name, wanted) in seen:
+                continue
+            seen.add((name, wanted))
+            try:
+                needs = metadata.requires(requirement.name) or []
+            except metadata.PackageNotFoundError:
+                continue
+            todo += [(Requirement(need), wanted) for need in needs]
+    assert len(seen) > 20, "the search has gone blind"
+    assert {name for name, _ in seen} - set(pins) == set()
 
 
 def test_constraints_hold_versions_and_no_addresses() -> None:

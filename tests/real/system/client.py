@@ -186,9 +186,9 @@ def order(amount: int, method: str, **more: Any) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def client_of(engine: EngineProcess) -> AsyncIterator[Client]:
+async def client_of(engine: EngineProcess, *, keep_alive: bool = True) -> AsyncIterator[Client]:
     """A client with connections of its own, as many as it asks for."""
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = aiohttp.TCPConnector(limit=0, force_close=not keep_alive)
     timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         yield Client(engine, session)

@@ -125,3 +125,16 @@ async def assert_timeline_is_whole(client: Any, payment: str) -> None:
         ("post_pending", 600),
         ("post_pending", 400),
     ]
+
+
+async def test_events_of_each_object_are_numbered_without_gaps(engine: EngineProcess) -> None:
+    async with client_of(engine) as client:
+        payment = (await client.purchase(100)).json["id"]
+        refund = (await client.command(payment, "refund", {"amount": 40})).json["id"]
+        await client.command(payment, "refund")
+        for subject in (payment, refund):
+            events = await client.list_all(f"/v1/events?object={subject}")
+            numbers = [event["sequence"] for event in reversed(events)]
+            assert numbers == list(range(1, len(numbers) + 1)), subject
+        succeeded = (await client.list_all(f"/v1/events?object={refund}"))[0]
+        assert succeeded["data"]["previous_attributes"] == {"status": "pending"}

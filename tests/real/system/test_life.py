@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import aiohttp
 import psutil
 import pytest
 
@@ -16,6 +17,8 @@ from tests.real.system.process import EngineProcess, wait_until
 pytestmark = pytest.mark.anyio
 # What supervisors of processes commonly wait before they kill.
 DRAINED_S = 10.0
+# Where nothing slow is under way, there is hardly anything to wait for.
+STOPPED_S = 5.0
 # Under 5 s on a machine that does nothing else.
 SECOND_START_S = 10.0
 
@@ -43,6 +46,40 @@ async def test_sigterm_under_load_answers_what_runs_and_leaves_nothing_behind(
         await wait_all_resolved(client)
         await assert_told_holds(load)
         await assert_books_agree(client)
+
+
+async def test_stop_answers_every_request_that_was_taken(own_engine: EngineProcess) -> None:
+    async with client_of(own_engine, keep_alive=False) as client:
+        answered = 0
+        unanswered: list[str] = []
+
+        async def customer() -> None:
+            nonlocal answered
+            while True:
+                reference = new_key("order")
+                try:
+                    answer = await client.authorize(100, reference=reference)
+                except aiohttp.ClientConnectorError:
+                    return
+                except (aiohttp.ClientError, OSError):
+                    unanswered.append(reference)
+                else:
+                    assert answer.status in (201, 503), answer
+                    answered += 1
+
+        async with asyncio.TaskGroup() as customers:
+            for _ in range(16):
+                customers.create_task(customer())
+            while answered < 200:
+                await asyncio.sleep(0.01)
+            began = time.monotonic()
+            own_engine.send_sigterm()
+            assert await asyncio.to_thread(own_engine.wait_ended) == 0
+        assert time.monotonic() - began < STOPPED_S
+        await asyncio.to_thread(own_engine.restart)
+        # Whoever got no answer had not been let in.
+        for reference in unanswered:
+            assert await client.list_all(f"/v1/payments?reference={reference}") == []
 
 
 async def test_stop_lets_a_slow_gateway_finish(own_engine: EngineProcess) -> None:

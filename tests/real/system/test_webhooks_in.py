@@ -72,9 +72,7 @@ async def test_one_event_delivered_twenty_times_counts_once(engine: EngineProces
         payment = (await client.purchase(500)).json["id"]
         sent = webhook(f"{payment}.1", Disputed("dp_one", 500, "fraudulent"))
         again = webhook(f"{payment}.1", Disputed("dp_one", 500, "fraudulent"))
-        answers = await asyncio.gather(
-            *(deliver(client, one) for one in (sent,) * 19 + (again,))
-        )
+        answers = await asyncio.gather(*(deliver(client, one) for one in (sent,) * 19 + (again,)))
         assert {answer.status for answer in answers} == {200}
         now = await client.wait_payment(payment, lambda now: now["disputed"], 10)
         assert now["amount_disputed"] == 500

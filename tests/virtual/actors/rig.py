@@ -130,13 +130,13 @@ class WatchedGateway:
     def perform_now(self, calls: Sequence[GatewayCall]) -> list[OperationNews | None]:
         for call in calls:
             self._look_at(call)
+            self.world.tell()
         if self.gate is not None:
             return [None for _ in calls]
         found: list[OperationNews | None] = []
         for call in calls:
             self.world.point("before call")
-            (news,) = self.world.simulator.perform_now([call])
-            found.append(self.answer(call) or news)
+            found.append(self.answer(call) or self.world.simulator.perform_now([call])[0])
             self.world.point("after call")
         self.world.tell()
         return found
@@ -389,11 +389,12 @@ class World:
             for name in ("debits_pending", "debits_posted", "credits_pending", "credits_posted"):
                 assert getattr(account, name) == totals[account.id, name]
                 assert getattr(account, name) >= 0
+        payments = [p for p in self.payments() if not p.livemode]
         held = sum(
             (p.amount if p.origin.is_open else p.authorized - p.captured - p.released)
-            for p in self.payments()
+            for p in payments
         )
-        refunding = sum(p.refunding for p in self.payments())
+        refunding = sum(p.refunding for p in payments)
         receivable = self.store.account_ids.get(
             AccountKey("platform", "gateway_receivable", "simulator", "USD", False)
         )
@@ -406,7 +407,7 @@ class World:
             if op.is_open or op.type == "reversal":
                 continue
             done = self.charges(f"{payment.id}.{op.n}")
-            if op.status == "succeeded" and op.request_id:
+            if op.status == "succeeded" and op.sent_ms:
                 assert done == 1 or op.type == "cancel", (payment.id, op)
             elif op.n == 1 and any(o.type == "reversal" for o in payment.operations):
                 assert done == 1

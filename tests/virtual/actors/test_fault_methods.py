@@ -30,7 +30,7 @@ purchase_or_not = pytest.mark.parametrize(
     ["pm_card_visa", "pm_card_mastercard", "pm_card_slow", "pm_card_webhook_twice",
      "pm_card_webhook_early"],
 )  # fmt: skip
-async def test_approved_is_201(world, method, purchase, ends):
+async def test_approved_is_201(autojump_clock, world, method, purchase, ends):
     answer, _ = await world.open(method, purchase=purchase)
     assert (answer.status, body(answer)["status"]) == (201, ends)
     await world.until(lambda: all(done for _, done in world.store.inbox.values()))
@@ -39,7 +39,7 @@ async def test_approved_is_201(world, method, purchase, ends):
 
 @pytest.mark.trio
 @pytest.mark.parametrize("method", DECLINED)
-async def test_declined_is_402_and_final(world, method):
+async def test_declined_is_402_and_final(autojump_clock, world, method):
     answer, _ = await world.open(method, key="k")
     assert (answer.status, answer.final) == (402, True)
     assert body(answer)["decline_code"] == DECLINED[method]
@@ -54,7 +54,7 @@ async def test_declined_is_402_and_final(world, method):
 @purchase_or_not
 @pytest.mark.parametrize("method", UNKNOWN_THEN_DONE)
 async def test_an_unknown_outcome_is_202_and_is_looked_up_until_it_is_known(
-    world, method, purchase, ends
+    autojump_clock, world, method, purchase, ends
 ):
     answer, _ = await world.open(method, purchase=purchase, key="k")
     assert (answer.status, answer.final) == (202, False)
@@ -70,7 +70,7 @@ async def test_an_unknown_outcome_is_202_and_is_looked_up_until_it_is_known(
 
 
 @pytest.mark.trio
-async def test_what_was_never_done_fails_only_after_the_lag(world):
+async def test_what_was_never_done_fails_only_after_the_lag(autojump_clock, world):
     answer, _ = await world.open("pm_card_timeout_before_charge", key="k")
     assert answer.status == 202
     payment_id = body(answer)["id"]
@@ -87,7 +87,7 @@ async def test_what_was_never_done_fails_only_after_the_lag(world):
 
 
 @pytest.mark.trio
-async def test_the_lag_counts_from_when_it_was_sent_however_slow_the_commit_was(world):
+async def test_the_lag_counts_from_when_it_was_sent_however_slow_the_commit_was(autojump_clock, world):
     """The intent is 20 s older than the request: "not found" means nothing until later."""
     world.ledger.faults.commit_delay_s = 20.0
     await world.open("pm_card_settles_late")
@@ -98,7 +98,7 @@ async def test_the_lag_counts_from_when_it_was_sent_however_slow_the_commit_was(
 
 
 @pytest.mark.trio
-async def test_a_held_up_request_that_is_not_found_has_its_lag(world):
+async def test_a_held_up_request_that_is_not_found_has_its_lag(autojump_clock, world):
     """Ten seconds in the queue before it is sent, and then no reply."""
     world.ledger.faults.commit_delay_s = 20.0
     await world.open("pm_card_timeout_before_charge")
@@ -111,7 +111,7 @@ async def test_a_held_up_request_that_is_not_found_has_its_lag(world):
 
 
 @pytest.mark.trio
-async def test_unreachable_is_502_and_nothing_was_done(world):
+async def test_unreachable_is_502_and_nothing_was_done(autojump_clock, world):
     answer, _ = await world.open("pm_card_unreachable")
     assert (answer.status, answer.code) == (502, "gateway_failed")
     assert body(answer)["payment"]["status"] == "failed"
@@ -119,7 +119,7 @@ async def test_unreachable_is_502_and_nothing_was_done(world):
 
 @pytest.mark.trio
 @purchase_or_not
-async def test_3ds_waits_for_the_customer(world, purchase, ends):
+async def test_3ds_waits_for_the_customer(autojump_clock, world, purchase, ends):
     answer, _ = await world.open("pm_card_3ds", purchase=purchase)
     shown = body(answer)
     assert (answer.status, shown["status"]) == (201, "requires_action")
@@ -129,14 +129,14 @@ async def test_3ds_waits_for_the_customer(world, purchase, ends):
 
 
 @pytest.mark.trio
-async def test_3ds_that_nobody_completes_expires(world):
+async def test_3ds_that_nobody_completes_expires(autojump_clock, world):
     answer, _ = await world.open("pm_card_3ds")
     await world.skip(16 * 60)
     await world.until(lambda: world.status(body(answer)["id"]) == "expired", within_s=1_800)
 
 
 @pytest.mark.trio
-async def test_3ds_that_is_canceled_is_voided(world):
+async def test_3ds_that_is_canceled_is_voided(autojump_clock, world):
     answer, _ = await world.open("pm_card_3ds")
     payment_id = body(answer)["id"]
     canceled = await world.cancel(payment_id)
@@ -147,7 +147,7 @@ async def test_3ds_that_is_canceled_is_voided(world):
 @pytest.mark.trio
 @pytest.mark.parametrize("method", ["pm_card_pending", "pm_card_webhook_lost"])
 @purchase_or_not
-async def test_pending_is_201_and_settles(world, method, purchase, ends):
+async def test_pending_is_201_and_settles(autojump_clock, world, method, purchase, ends):
     answer, _ = await world.open(method, purchase=purchase)
     assert (answer.status, body(answer)["status"]) == (201, "pending")
     payment_id = body(answer)["id"]
@@ -156,7 +156,7 @@ async def test_pending_is_201_and_settles(world, method, purchase, ends):
 
 
 @pytest.mark.trio
-async def test_a_refund_fails_at_once(world):
+async def test_a_refund_fails_at_once(autojump_clock, world):
     payment_id = await world.authorized("pm_card_refund_fails", purchase=True)
     answer = await world.refund(payment_id)
     assert (answer.status, body(answer)["status"]) == (201, "failed")
@@ -165,7 +165,7 @@ async def test_a_refund_fails_at_once(world):
 
 
 @pytest.mark.trio
-async def test_a_refund_fails_after_it_succeeded(world):
+async def test_a_refund_fails_after_it_succeeded(autojump_clock, world):
     payment_id = await world.authorized("pm_card_refund_fails_late", purchase=True)
     answer = await world.refund(payment_id, 400)
     assert (answer.status, body(answer)["status"]) == (201, "succeeded")
@@ -175,20 +175,20 @@ async def test_a_refund_fails_after_it_succeeded(world):
 
 
 @pytest.mark.trio
-async def test_a_dispute_opens_after_the_capture(world):
+async def test_a_dispute_opens_after_the_capture(autojump_clock, world):
     payment_id = await world.authorized("pm_card_dispute", purchase=True)
     await world.until(lambda: "dispute.opened" in world.events())
     assert world.payment(payment_id).disputed == 1_000
 
 
 @pytest.mark.trio
-async def test_renewals_are_declined_twice(world):
+async def test_renewals_are_declined_twice(autojump_clock, world):
     answers = [(await world.open("pm_card_decline_on_renewal"))[0] for _ in range(4)]
     assert [answer.status for answer in answers] == [201, 402, 402, 201]
 
 
 @pytest.mark.trio
-async def test_cancel_of_an_unknown_authorisation_waits_and_then_voids(world):
+async def test_cancel_of_an_unknown_authorisation_waits_and_then_voids(autojump_clock, world):
     answer, _ = await world.open("pm_card_settles_late")
     payment_id = body(answer)["id"]
     canceled = await world.cancel(payment_id)
@@ -199,7 +199,7 @@ async def test_cancel_of_an_unknown_authorisation_waits_and_then_voids(world):
 
 
 @pytest.mark.trio
-async def test_cancel_of_an_unknown_purchase_refunds_it(world):
+async def test_cancel_of_an_unknown_purchase_refunds_it(autojump_clock, world):
     answer, _ = await world.open("pm_card_settles_late", purchase=True)
     payment_id = body(answer)["id"]
     assert (await world.cancel(payment_id)).status == 202
@@ -207,7 +207,7 @@ async def test_cancel_of_an_unknown_purchase_refunds_it(world):
 
 
 @pytest.mark.trio
-async def test_capture_of_an_unknown_authorisation_is_refused_and_may_be_tried_again(world):
+async def test_capture_of_an_unknown_authorisation_is_refused_and_may_be_tried_again(autojump_clock, world):
     answer, _ = await world.open("pm_card_settles_late")
     payment_id = body(answer)["id"]
     refused = await world.capture(payment_id, key="c")
@@ -217,7 +217,7 @@ async def test_capture_of_an_unknown_authorisation_is_refused_and_may_be_tried_a
 
 
 @pytest.mark.trio
-async def test_a_reply_after_the_deadline_is_unknown(world):
+async def test_a_reply_after_the_deadline_is_unknown(autojump_clock, world):
     """The gateway hangs: the client is told after the deadline of 6 s, not after its own wait."""
     began_ms = world.clock.now_ms()
     answer, _ = await world.open("pm_card_timeout_after_charge")
@@ -227,10 +227,9 @@ async def test_a_reply_after_the_deadline_is_unknown(world):
 
 
 @pytest.mark.trio
-async def test_a_failure_of_a_capture_gives_the_money_back(world):
+async def test_a_failure_of_a_capture_gives_the_money_back(autojump_clock, world):
     payment_id = await world.authorized()
     world.gateway.answer = lambda call: Failed("server_down") if call.action == "capture" else None
     answer = await world.capture(payment_id)
     assert (answer.status, answer.code) == (502, "gateway_failed")
     assert world.payment(payment_id).capturable == 1_000
-    world.simulator._registry.effects.clear()

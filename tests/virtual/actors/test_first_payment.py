@@ -7,7 +7,7 @@ from tests.virtual.actors.rig import body
 
 
 @pytest.mark.trio
-async def test_an_authorisation_is_answered_with_what_was_committed(world):
+async def test_an_authorisation_is_answered_with_what_was_committed(autojump_clock, world):
     answer, replayed = await world.open()
     assert (answer.status, replayed) == (201, False)
     assert body(answer)["status"] == "authorized"
@@ -17,7 +17,7 @@ async def test_an_authorisation_is_answered_with_what_was_committed(world):
 
 
 @pytest.mark.trio
-async def test_a_payment_is_captured_in_parts_and_refunded(world):
+async def test_a_payment_is_captured_in_parts_and_refunded(autojump_clock, world):
     payment_id = await world.authorized()
     assert (await world.capture(payment_id, 300, final=False)).status == 200
     last = await world.capture(payment_id, 500)
@@ -32,7 +32,7 @@ async def test_a_payment_is_captured_in_parts_and_refunded(world):
 
 
 @pytest.mark.trio
-async def test_the_answer_waits_for_both_commits(world):
+async def test_the_answer_waits_for_both_commits(autojump_clock, world):
     """One commit before the gateway is called, one before the client is told."""
     world.ledger.gate = trio.Event()
     answers = []
