@@ -26,6 +26,22 @@ class Clock(Protocol):
         ...
 
 
+class Event(Protocol):
+    """What is needed of `anyio.Event`, so that a cheaper one may stand in for it."""
+
+    def set(self) -> object:
+        """Wake whoever waits, now and later."""
+        ...
+
+    def is_set(self) -> bool:
+        """Whether it has been set."""
+        ...
+
+    async def wait(self) -> None:
+        """Wait for `set`."""
+        ...
+
+
 class Ids(Protocol):
     """New identifiers, and the one source of chance."""
 

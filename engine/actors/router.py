@@ -8,7 +8,7 @@ A client that has gone away stops nothing: its reply finds nobody, and its key k
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import anyio
 import msgspec
@@ -27,6 +27,7 @@ from engine.messages import Reply, Request, Tick, WebhookReceived
 from engine.ports import (
     Ask,
     Clock,
+    Event,
     Gateway,
     Ids,
     LedgerReader,
@@ -60,13 +61,14 @@ class _Waiter:
         ref: KeyRef | None,
         fingerprint: bytes,
         deadline: float,
+        done: Event,
     ) -> None:
         self.request_id = request_id
         self.payment_id = payment_id
         self.ref = ref
         self.fingerprint = fingerprint
         self.deadline = deadline
-        self.done = anyio.Event()
+        self.done = done
         self.answer: Answer | None = None
         self.key_taken = False
 
@@ -93,7 +95,9 @@ class Router:
         clock: Clock,
         ids: Ids,
         settings: ActorSettings,
+        new_event: Callable[[], Event] = anyio.Event,
     ) -> None:
+        self._new_event = new_event
         self._directory = directory
         self._ledger = ledger
         self._gateways = gateways
@@ -226,6 +230,7 @@ class Router:
             ref,
             ask.fingerprint,
             self._now + self._wait_s,
+            self._new_event(),
         )
         try:
             self._directory.shard_of(payment_id).put_nowait(request)
@@ -457,7 +462,7 @@ class Router:
             "content-type": headers.get("content-type", "")
         }
         row = InboxRow(gateway, event.event_id, now_ms, kept, raw)
-        waiter = _Waiter(request_id, "", None, b"", self._now + self._wait_s)
+        waiter = _Waiter(request_id, "", None, b"", self._now + self._wait_s, self._new_event())
         try:
             self._directory.mailboxes["webhooks"].put_nowait(WebhookReceived(request_id, row))
         except (MailboxFull, MailboxRevoked):

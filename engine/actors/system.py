@@ -38,7 +38,7 @@ from engine.domain.ids import is_id
 from engine.domain.refusals import Refusal
 from engine.domain.representation import refusal_answer
 from engine.messages import Redispatch, Reply, Request, TimerDue, Write
-from engine.ports import Breaker, Clock, Gateway, Ids, LedgerReader, LedgerWriter, Telemetry
+from engine.ports import Breaker, Clock, Event, Gateway, Ids, LedgerReader, LedgerWriter, Telemetry
 from engine.supervisor.mailbox import DeadLetter, Mailbox
 from engine.supervisor.parking import ParkingSupervisor
 from engine.supervisor.reports import (
@@ -66,6 +66,7 @@ class ActorSystem:
         telemetry: Telemetry,
         random: Random,
         settings: ActorSettings,
+        new_event: Callable[[], Event] = anyio.Event,
     ) -> None:
         self.settings = settings
         self._clock = clock
@@ -75,7 +76,9 @@ class ActorSystem:
         self._reader = ledger_reader
         self.directory = Directory(settings.shards, self._reply)
         adapters = {name: gateway for name, (gateway, _) in gateways.items()}
-        self.router = Router(self.directory, ledger_reader, adapters, clock, ids, settings)
+        self.router = Router(
+            self.directory, ledger_reader, adapters, clock, ids, settings, new_event
+        )
         self._shards: list[ShardActor] = []
         self._children: list[tuple[ChildSpec, bool]] = []
         self._statistics: dict[str, Callable[[], Any]] = {"router": self.router.statistics}

@@ -158,11 +158,12 @@ class WebhookActor:
             self._telemetry.warn("inbox_not_read", reason=str(trouble))
             return
         now_ms = self._clock.now_ms()
+        is_first = self._dispatched == 0
         for row in rows:
             age_ms = now_ms - row.received_ms
             if age_ms > self._settings.inbox_give_up_ms:
                 self._give_up(row, now_ms)
-            elif age_ms > self._settings.inbox_retry_ms or self._dispatched == 0:
+            elif age_ms > self._settings.inbox_retry_ms or is_first:
                 self._dispatch(row)
 
     def _give_up(self, row: InboxRow, now_ms: int) -> None:

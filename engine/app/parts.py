@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import hashlib
 from collections.abc import Mapping
 from datetime import date
@@ -17,6 +19,7 @@ from engine.actors.settings import ActorSettings
 from engine.actors.system import ActorSystem
 from engine.app.identity import RandomIds, SystemClock
 from engine.app.telemetry import StructlogTelemetry
+from engine.app.waiting import LoopEvent
 from engine.config import DEV_KEY, DEV_MERCHANT, FeeSetting, Settings, SettingsRefused
 from engine.domain.breaker import BreakerSettings
 from engine.domain.fees import FeeRule, FeeSchedule, fee_schedule
@@ -177,6 +180,7 @@ class Engine:
             telemetry=telemetry,
             random=random,
             settings=actor_settings(settings),
+            new_event=functools.partial(LoopEvent, asyncio.get_running_loop()),
         )
         telemetry.metrics.watch(self.statistics)
         self.standing_by: str | None = "starting"

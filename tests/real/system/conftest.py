@@ -15,10 +15,16 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[EngineProcess]:
-    """A running engine, for tests that leave it running."""
+def folder() -> Iterator[EngineProcess]:
+    """The data directory that the tests of a module share, and the engine on it."""
     with engine_folder() as made:
-        yield made.start()
+        yield made
+
+
+@pytest.fixture
+def engine(folder: EngineProcess) -> EngineProcess:
+    """A running engine. A test may stop it; the next one starts it again."""
+    return folder if folder.is_running else folder.start()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ client was told is kept, so that it can be compared with what the engine knows a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import Any
 
@@ -89,10 +90,8 @@ class Load:
         deadline = asyncio.get_running_loop().time() + FINAL_S
         while True:
             answer = None
-            try:
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
                 answer = await self.client.post(path, body, key=key)
-            except (aiohttp.ClientError, OSError, TimeoutError):
-                pass
             if answer is not None and answer.status != 202 and answer.code not in NOT_YET:
                 if answer.status not in (200, 201, 402, 409, 422, 502):
                     self.surprises.append(f"{path} {body} {key}: {answer}")

@@ -95,10 +95,9 @@ class EngineProcess:
         return True
 
     @property
-    def pid(self) -> int:
-        """The engine's process id, while it runs."""
-        assert self._process is not None
-        return self._process.pid
+    def is_running(self) -> bool:
+        """Whether it has been started, and neither stopped here nor ended by itself."""
+        return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
         """`kill -9`, and wait until the process is gone; Postgres may still be stopping."""

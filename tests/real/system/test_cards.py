@@ -75,9 +75,9 @@ def named(word: str, kind: str) -> str:
 
 
 async def test_every_card_ends_as_its_row_says_and_is_charged_once(
-    own_engine: EngineProcess,
+    engine: EngineProcess,
 ) -> None:
-    async with client_of(own_engine) as client:
+    async with client_of(engine) as client:
         cases = [(method, kind) for method in TABLE for kind in DONE]
         results = await asyncio.gather(*(run(client, *case) for case in cases))
         assert [wrong for wrong in results if wrong] == []
@@ -203,9 +203,9 @@ async def test_dispute_opens_after_the_capture(engine: EngineProcess) -> None:
 
 
 async def test_renewal_card_is_approved_once_and_then_declined_twice(
-    own_engine: EngineProcess,
+    engine: EngineProcess,
 ) -> None:
-    async with client_of(own_engine) as client:
+    async with client_of(engine) as client:
         statuses = [
             (await client.purchase(100, "pm_card_decline_on_renewal")).status for _ in range(4)
         ]

@@ -150,12 +150,12 @@ async def test_refusal_of_the_shape_leaves_the_key_free(engine: EngineProcess) -
         assert (await client.authorize(5, key=key)).status == 201
 
 
-async def test_answers_survive_kill_and_restart_byte_for_byte(own_engine: EngineProcess) -> None:
-    async with client_of(own_engine) as client:
+async def test_answers_survive_kill_and_restart_byte_for_byte(engine: EngineProcess) -> None:
+    async with client_of(engine) as client:
         sent = [(*send, new_key()) for send in requests_with_final_answers(await captured(client))]
         before = [await client.post(path, body, key=key) for path, body, key in sent]
-        own_engine.kill()
-        own_engine.restart()
+        engine.kill()
+        engine.restart()
         for (path, body, key), first in zip(sent, before, strict=True):
             again = await client.post(path, body, key=key)
             assert_same([first, again])

@@ -75,7 +75,10 @@ async def test_capture_and_refund_wait_for_an_unknown_authorisation(engine: Engi
         assert (done.status, done.json["status"], done.is_replayed) == (200, "captured", False)
 
 
-@pytest.mark.parametrize("method", [UNKNOWN, "pm_card_timeout_before_charge"])
+@pytest.mark.parametrize(
+    "method",
+    [UNKNOWN, pytest.param("pm_card_timeout_before_charge", marks=pytest.mark.campaign)],
+)
 async def test_cancel_of_an_unknown_authorisation_is_carried_out_when_it_is_known(
     engine: EngineProcess, method: str
 ) -> None:

@@ -172,6 +172,7 @@ class TestLateSuccess:
         await send(world, "evt_1", op_id(payment_id, 1), news)
         began = world.clock.now_ms()
         for attempt, minutes in ((2, 5), (3, 15), (4, 30)):
+            await world.until(lambda: any(kind == "retry" for kind, _, _ in world.store.timers))
             due = {kind: at for kind, at, _ in world.store.timers}["retry"]
             assert due - world.clock.now_ms() <= minutes * 60_000
             if attempt == 3:
