@@ -116,9 +116,7 @@ def main() -> None:
     chosen = parser.parse_args()
     uvloop.install()
     print(
-        json.dumps(
-            asyncio.run(drive(chosen.port, chosen.path, chosen.connections, chosen.seconds))
-        )
+        json.dumps(asyncio.run(drive(chosen.port, chosen.path, chosen.connections, chosen.seconds)))
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 
 from engine.domain.ids import slot_of
+from engine.domain.refusals import Refusal
 from engine.messages import Reply
 from engine.ports import Fenced
 from engine.supervisor.mailbox import Mailbox
@@ -35,6 +36,18 @@ class Directory:
     def add(self, name: str, mailbox: Mailbox[Any]) -> None:
         """Register a mailbox under its actor's name."""
         self.mailboxes[name] = mailbox
+
+    def gateway_trouble(self, gateway: str) -> Refusal | None:
+        """Why nothing new may be asked of a gateway: its breaker gives it a rest."""
+        refuses_for_s = self.gateway_admits.get(gateway)
+        wait_s = refuses_for_s() if refuses_for_s is not None else None
+        if wait_s is None:
+            return None
+        return Refusal(
+            "gateway_unavailable",
+            f"The gateway {gateway} is failing and is given a rest; nothing was done.",
+            retry_after_s=max(1, round(wait_s)),
+        )
 
     def shard_index(self, payment_id: str) -> int:
         """The shard that owns a payment."""

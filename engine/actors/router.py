@@ -111,6 +111,7 @@ class Router:
         self._in_flight: dict[KeyRef, _Waiter] = {}
         self._answered: OrderedDict[KeyRef, tuple[bytes, Answer]] = OrderedDict()
         self._refused = 0
+        self._is_closed = False
         self._idle: anyio.Event | None = None
         self._wait_s = settings.wait_ms / 1000
         # Deadlines of seconds need no clock reading per request: the sweep's is exact enough.
@@ -151,6 +152,10 @@ class Router:
             self._in_flight.pop(waiter.ref, None)
         if self._idle is not None and not self._waiters:
             self._idle.set()
+
+    def close(self) -> None:
+        """Admit nothing more; what was admitted is answered."""
+        self._is_closed = True
 
     async def wait_idle(self) -> None:
         """Wait until nobody waits for a reply (a drain does, for as long as it may)."""
@@ -204,6 +209,9 @@ class Router:
                 return await self._join(running, ask, ref)
         waiter = self._admit(ask, ref)
         if isinstance(waiter, Answer):
+            if waiter.code == "gateway_unavailable" and ref is not None:
+                # What was answered once needs no gateway to be answered again.
+                return await self._stored(ask, ref) or (waiter, False)
             return waiter, False
         await waiter.done.wait()
         return await self._outcome(waiter, ask, ref)
@@ -248,6 +256,8 @@ class Router:
         return refusal_answer(refusal, request_id=ask.request_id, path=ask.path)
 
     def _trouble(self, ask: Ask) -> Refusal | None:
+        if self._is_closed:
+            return _STOPPING
         if self._credits <= 0:
             return _OVERLOADED
         if self._directory.ledger_trouble is not None:
@@ -257,19 +267,8 @@ class Router:
                 retry_after_s=1,
             )
         if isinstance(ask.command, Open):
-            return self._gateway_trouble(ask.command.gateway)
+            return self._directory.gateway_trouble(ask.command.gateway)
         return None
-
-    def _gateway_trouble(self, gateway: str) -> Refusal | None:
-        admits = self._directory.gateway_admits.get(gateway)
-        wait_s = admits() if admits is not None else None
-        if wait_s is None:
-            return None
-        return Refusal(
-            "gateway_unavailable",
-            f"The gateway {gateway} is failing and is given a rest; nothing was done.",
-            retry_after_s=max(1, round(wait_s)),
-        )
 
     def _new_payment_id(self, command: object) -> str:
         """A new payment goes to a shard that is in service, unless its subscription decides."""
@@ -479,6 +478,10 @@ _OVERLOADED = Refusal(
     "overloaded",
     "More is under way than this engine admits; nothing was done. Try again shortly.",
     retry_after_s=1,
+)
+
+_STOPPING = Refusal(
+    "starting", "The engine is stopping; nothing was done. Try again shortly.", retry_after_s=2
 )
 
 _LEDGER_DOWN = Refusal(

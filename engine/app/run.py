@@ -160,6 +160,7 @@ async def _watch_signals(
         async for _ in signals:
             engine.stopping = True
             engine.telemetry.log("stopping")
+            engine.system.router.close()
             with anyio.move_on_after(DRAIN_S):
                 await engine.system.router.wait_idle()
             break

@@ -33,10 +33,14 @@ class Env(msgspec.Struct, frozen=True, gc=False):
 
 
 class Happened(msgspec.Struct, frozen=True, gc=False):
-    """An event to publish: its type, and the operation it is about (0: the payment)."""
+    """An event to publish: its type, the operation it is about (0: the payment), its number.
+
+    Every object counts its own events from 1, so a reader of one object sees a gap.
+    """
 
     type: str
-    op: int = 0
+    op: int
+    sequence: int
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
@@ -74,12 +78,14 @@ class Change:
         "parked",
         "payment",
         "release_keys",
+        "sequence",
         "timeline",
         "transfers",
     )
 
     def __init__(self, payment: Payment, env: Env) -> None:
         self.payment = payment
+        self.sequence = payment.sequence
         self.env = env
         self.ops = list(payment.operations)
         self.fields: dict[str, Any] = {}
@@ -161,8 +167,13 @@ class Change:
         self.calls.append((op.n, gateway_call(self.payment, tuple(self.ops), op, look_up=look_up)))
 
     def happened(self, kind: str, op: int = 0) -> None:
-        """Publish an event."""
-        self.events.append(Happened(kind, op))
+        """Publish an event, about the payment or about a refund operation."""
+        if op:
+            number = self.op(op).events + 1
+            self.set_op(op, events=number)
+        else:
+            number = self.sequence = self.sequence + 1
+        self.events.append(Happened(kind, op, number))
 
     def note(self, step: str, op: str | None = None, **detail: str | int | bool | None) -> None:
         """Add a line to the timeline."""
@@ -178,8 +189,7 @@ class Change:
             self.timeline[-1] = msgspec.structs.replace(
                 last, detail={**last.detail, "transfers": ids}
             )
-        if self.events:
-            self.fields["sequence"] = self.payment.sequence + len(self.events)
+        self.fields["sequence"] = self.sequence
         return Step(
             before=self.payment,
             payment=self.state(),

@@ -124,7 +124,8 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     `release` is what a final capture gives back beside its amount. `key` is the idempotency key
     it was asked with (empty for the engine's own work). `deferred`: a cancel that waits for the
-    outcome of what it cancels. `answered`: its final answer has been stored. `counted`: how much
+    outcome of what it cancels. `answered`: its final answer has been stored.
+    `events`: how many events of its own were published (only a refund has any). `counted`: how much
     of a refund that succeeded is in the payment's `refunded`, where that is not its amount.
     `returned`: a refund that had succeeded came back, which is the last that happens to it.
     """
@@ -152,6 +153,7 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     retry_ms: int | None = None
     deferred: bool = False
     answered: bool = False
+    events: int = 0
     needs_review: bool = False
     counted: int | None = None
     returned: bool = False

@@ -163,7 +163,13 @@ def _post_capture(change: Change, op: Operation, posted: int, release: int) -> N
     first = change.post("hold", posted, op.n, "post_pending", resolves=hold)
     _charge_fee(change, op, posted, first)
     change.post("hold", release, op.n, "void_pending", resolves=hold, link=first)
-    if change.state().capturable == 0:
+    _end_hold(change)
+
+
+def _end_hold(change: Change) -> None:
+    """A hold that is used up has nothing left to expire; what is in flight may come back yet."""
+    state = change.state()
+    if state.authorized == state.captured + state.released:
         change.set(expires_ms=None)
 
 
@@ -187,7 +193,8 @@ def _canceled(change: Change, op: Operation, news: Approved) -> None:
     amount = op.amount or payment.capturable
     reserved = payment.releasing - op.amount
     change.set_op(op.n, amount=amount)
-    change.set(releasing=reserved, released=payment.released + amount, expires_ms=None)
+    change.set(releasing=reserved, released=payment.released + amount)
+    _end_hold(change)
     change.post("hold", amount, op.n, "void_pending", resolves=payment.hold)
     change.happened("payment.canceled" if payment.captured == 0 else "payment.captured")
 
@@ -531,7 +538,8 @@ def _late_success(change: Change, op: Operation, news: OperationNews, via: str) 
         _flag(change, op, "a capture that had failed was made after all, without a hold")
     elif room > 0:
         change.set_op(op.n, status="succeeded", code=None, amount=room)
-        change.set(released=payment.released + room, expires_ms=None)
+        change.set(released=payment.released + room)
+        _end_hold(change)
         change.post("hold", room, op.n, "void_pending", resolves=payment.hold)
         change.happened("payment.canceled" if payment.captured == 0 else "payment.captured")
 

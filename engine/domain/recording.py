@@ -120,9 +120,8 @@ def _timer_changes(
 
 
 def _events(step: Step, payment: Payment, env: Env, body: bytes | None) -> tuple[EventRow, ...]:
-    first = payment.sequence - len(step.events) + 1
     rows = []
-    for offset, happened in enumerate(step.events):
+    for happened in step.events:
         if happened.op:
             op = payment.operations[happened.op - 1]
             assert op.refund_id is not None, happened
@@ -141,14 +140,14 @@ def _events(step: Step, payment: Payment, env: Env, body: bytes | None) -> tuple
                 payment.merchant_id,
                 payment.livemode,
                 object_id,
-                first + offset,
+                happened.sequence,
                 env.now_ms,
                 event_bytes(
                     event_id=event_id,
                     type=happened.type,
                     at_ms=env.now_ms,
                     livemode=payment.livemode,
-                    sequence=first + offset,
+                    sequence=happened.sequence,
                     body=content,
                     previous=previous,
                 ),

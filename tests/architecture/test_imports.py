@@ -19,7 +19,10 @@ ONLY_IN = {
     "pybreaker": {"engine/gateways/breaker.py": "it holds the breaker's state, and nothing else"},
     "structlog": {"engine/app/telemetry.py": "the rest of the engine knows the telemetry port"},
     "prometheus_client": {"engine/app/metrics.py": "the same"},
-    "asyncio": {"engine/http/server.py": "aiohttp runs on asyncio; the actors must not"},
+    "asyncio": {
+        "engine/http/server.py": "aiohttp runs on asyncio; the actors must not",
+        "engine/app/": "what runs on asyncio is put together there",
+    },
     "uvloop": {},
     "redis": {},
     "logging": {},

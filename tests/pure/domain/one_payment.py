@@ -86,7 +86,7 @@ class OnePayment:
         self.released_keys: list[str] = []
         self.letters: list[str] = []
         self.all_events: list[str] = []
-        self.sequence = 0
+        self.sequences: dict[str, int] = {}
         self.timers: dict[str, int] = {}
         self.payment: Payment | None = None
         command = Open("m_a", False, purchase, amount, "USD", "pm_card_visa", "simulator")
@@ -304,15 +304,15 @@ class OnePayment:
 
     def _publishes(self, before: Payment | None, after: Payment) -> None:
         for row in self.entry.events:
-            self.sequence += 1
+            number = self.sequences[row.object_id] = self.sequences.get(row.object_id, 0) + 1
             body = msgspec.json.decode(row.body)
-            assert (row.sequence, body["sequence"]) == (self.sequence, self.sequence)
+            assert (row.sequence, body["sequence"]) == (number, number)
             assert (row.type, row.id) == (body["type"], body["id"])
             shown = body["data"]["object"]
             assert shown["id"] == row.object_id
             if shown["object"] == "payment":
                 self._tells_what_changed(before, after, body["data"]["previous_attributes"])
-        assert after.sequence == self.sequence
+        assert after.sequence == self.sequences.get(after.id, 0)
         if before is not None and before.status != after.status:
             assert any(type_.startswith("payment.") for type_ in self.events), self.events
 

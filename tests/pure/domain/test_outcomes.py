@@ -35,7 +35,7 @@ def refunded(amount=1_000):
     return one
 
 
-# --- another amount, another currency -------------------------------------------------------------
+# --- another amount, another currency -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("amount", [999, 1_001, 0, -5])
@@ -89,7 +89,7 @@ def test_a_refund_confirmed_for_less_gives_the_rest_back():
     assert (one.payment.refunded, one.payment.refundable) == (600, 400)
 
 
-# --- late successes -------------------------------------------------------------------------------
+# --- late successes -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("purchase", [False, True])
@@ -235,7 +235,7 @@ def test_a_late_refund_is_adopted_or_flagged(other):
     )
 
 
-# --- refunds that come back -----------------------------------------------------------------------
+# --- refunds that come back ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("news", [Failed("refund_failed"), DECLINED, Expired()])
@@ -267,7 +267,7 @@ def test_a_refund_from_outside_beyond_the_captured_comes_back():
     assert one.payment.refunded == 0
 
 
-# --- contradictions and stale news ------------------------------------------------------------------
+# --- contradictions and stale news --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("news", [DECLINED, Failed("x"), Expired()])
@@ -318,7 +318,7 @@ def test_only_the_first_operation_can_make_the_payment_wait_for_the_customer():
     assert one.payment.gateway_reference == "ref_1"
 
 
-# --- the payment as a whole -------------------------------------------------------------------------
+# --- the payment as a whole ---------------------------------------------------------------------
 
 
 def test_a_refund_from_outside():

@@ -75,6 +75,7 @@ def test_events_of_a_refund_carry_the_refund_and_what_it_was():
     one.approve(2, via="look_up")
     done = msgspec.json.decode(one.entry.events[0].body)
     assert done["data"]["previous_attributes"] == {"status": "unknown"}
+    assert [event["sequence"] for event in (created, unknown, done)] == [1, 2, 3]
     (row,) = one.entry.refunds
     assert (row.status, row.body) == ("succeeded", refund_bytes(one.payment, one.op(2)))
 

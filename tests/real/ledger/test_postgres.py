@@ -211,7 +211,7 @@ async def test_a_lock_held_by_another_is_waited_for_and_tried_again(
     batch = make.batch(Entry(transfers=(make.transfer(),)))
 
     async def let_go() -> None:
-        while not ledger.statistics().writer.tried_again:  # noqa: ASYNC110 - of a database
+        while not ledger.statistics().writer.tried_again:
             await anyio.sleep(0.01)
         await transaction.rollback()
 

@@ -52,7 +52,6 @@ async def test_open_breaker_does_nothing_and_closes_by_itself(engine: EngineProc
         await assert_books_agree(client)
 
 
-@pytest.mark.xfail(strict=True, reason="the breaker is asked before the key is looked up")
 async def test_keys_are_answered_while_the_breaker_is_open(engine: EngineProcess) -> None:
     async with client_of(engine) as client:
         await wait_closed(client)
@@ -74,7 +73,6 @@ async def test_keys_are_answered_while_the_breaker_is_open(engine: EngineProcess
         assert (again.status, again.body) == (first.status, first.body), again
 
 
-@pytest.mark.xfail(strict=True, reason="only authorize and purchase ask the breaker first")
 async def test_commands_are_refused_before_any_intent_while_the_breaker_is_open(
     engine: EngineProcess,
 ) -> None:

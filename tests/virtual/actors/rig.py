@@ -19,7 +19,6 @@ from engine.actors.system import ActorSystem
 from engine.domain.breaker import BreakerSettings
 from engine.domain.commands import Cancel, Capture, Open, Refund
 from engine.domain.entry import Answer, Batch
-from engine.domain.ids import new_id, slot_of, slot_of_key
 from engine.domain.news import GatewayCall, OperationNews
 from engine.domain.payment import Payment, timers
 from engine.domain.posting import AccountKey
@@ -30,67 +29,14 @@ from engine.gateways.simulator_config import SimulatorConfig
 from engine.gateways.simulator_totals import totals_by_operation
 from engine.ledger.memory import MemoryLedger
 from engine.ledger.memory_store import MemoryStore
-from engine.ports import Ask, LedgerUnavailable, Receipt
+from engine.ports import Ask, Receipt
+from tests.virtual.actors.surroundings import Lines, SeededIds, VirtualClock
 
-EPOCH_MS = 1_800_000_000_000
-DAY_S = 86_400
 CALM = BreakerSettings(consecutive_failures=1_000, calls_min=50)
 
 
 class Killed(BaseException):
     """The process dies here: nothing runs after it."""
-
-
-class VirtualClock:
-    def now_ms(self) -> int:
-        return EPOCH_MS + round(trio.current_time() * 1_000)
-
-
-class SeededIds:
-    def __init__(self, clock: VirtualClock, seed: int) -> None:
-        self._clock = clock
-        self._random = Random(seed)
-        self._transfer = 0
-
-    def payment(self, slot_key: str | None) -> str:
-        slot = self._random.getrandbits(12) if slot_key is None else slot_of_key(slot_key)
-        return new_id("pay_", self._clock.now_ms(), slot, self._random.getrandbits(60))
-
-    def new(self, prefix: str, payment_id: str | None = None) -> str:
-        slot = self._random.getrandbits(12) if payment_id is None else slot_of(payment_id)
-        return new_id(f"{prefix}_", self._clock.now_ms(), slot, self._random.getrandbits(60))
-
-    def transfer(self) -> int:
-        self._transfer += 1
-        return self._transfer
-
-    def jitter(self) -> float:
-        return self._random.random()
-
-
-class Lines:
-    """Telemetry that keeps everything."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, dict[str, Any]]] = []
-        self.outcomes: list[tuple[str, int, str]] = []
-
-    def log(self, event: str, **fields: Any) -> None:
-        self.lines.append((event, fields))
-
-    warn = error = log
-
-    def payment_outcome(self, payment: Payment, op: int, outcome: str, took_ms: int) -> None:
-        self.outcomes.append((payment.id, op, outcome))
-
-    def gateway_call(self, gateway: str, action: str, outcome: str, took_s: float) -> None:
-        pass
-
-    def group_commit(self, entries: int, took_s: float) -> None:
-        pass
-
-    def said(self, event: str) -> list[dict[str, Any]]:
-        return [fields for name, fields in self.lines if name == event]
 
 
 class WatchedLedger(MemoryLedger):
@@ -345,8 +291,8 @@ class World:
         return self.payment(payment_id).status if payment_id in self.store.payments else None
 
     def events(self) -> list[str]:
-        rows = sorted(self.store.events.values(), key=lambda row: (row[3], row[2]))
-        return [row[5] for row in rows]
+        """The events in the order in which they were committed."""
+        return [row[5] for row in self.store.events.values()]
 
     def letters(self) -> list[str]:
         return [row[3] for row, done in self.store.dead_letters.values() if not done]
@@ -432,6 +378,3 @@ async def a_world(path: Any, clock: Any, **config: Any):
                 await world.stop()
         finally:
             nursery.cancel_scope.cancel()
-
-
-__all__ = ["DAY_S", "EPOCH_MS", "Killed", "LedgerUnavailable", "World", "a_world", "body"]

@@ -4,6 +4,7 @@ import pytest
 
 from engine.domain.news import Failed
 from tests.virtual.actors.rig import body
+from tests.virtual.actors.surroundings import EPOCH_MS
 
 DECLINED = {
     "pm_card_declined": "do_not_honor",
@@ -87,7 +88,9 @@ async def test_what_was_never_done_fails_only_after_the_lag(autojump_clock, worl
 
 
 @pytest.mark.trio
-async def test_the_lag_counts_from_when_it_was_sent_however_slow_the_commit_was(autojump_clock, world):
+async def test_the_lag_counts_from_when_it_was_sent_however_slow_the_commit_was(
+    autojump_clock, world
+):
     """The intent is 20 s older than the request: "not found" means nothing until later."""
     world.ledger.faults.commit_delay_s = 20.0
     await world.open("pm_card_settles_late")
@@ -106,7 +109,7 @@ async def test_a_held_up_request_that_is_not_found_has_its_lag(autojump_clock, w
     await world.until(lambda: world.payments() and world.payments()[0].status == "failed")
     sent_s = world.gateway.asked[0][0]
     traits = world.gateway.traits
-    failed_s = (world.clock.now_ms() - 1_800_000_000_000) / 1_000
+    failed_s = (world.clock.now_ms() - EPOCH_MS) / 1_000
     assert failed_s >= sent_s + (traits.deadline_ms + traits.lookup_lag_ms) / 1_000
 
 
@@ -207,7 +210,9 @@ async def test_cancel_of_an_unknown_purchase_refunds_it(autojump_clock, world):
 
 
 @pytest.mark.trio
-async def test_capture_of_an_unknown_authorisation_is_refused_and_may_be_tried_again(autojump_clock, world):
+async def test_capture_of_an_unknown_authorisation_is_refused_and_may_be_tried_again(
+    autojump_clock, world
+):
     answer, _ = await world.open("pm_card_settles_late")
     payment_id = body(answer)["id"]
     refused = await world.capture(payment_id, key="c")

@@ -183,9 +183,7 @@ async def test_what_was_never_sent_is_abandoned_and_its_key_runs_again(autojump_
 
 
 @pytest.mark.trio
-async def test_an_authorisation_expires_after_seven_days_also_over_a_restart(
-    autojump_clock, world
-):
+async def test_an_authorisation_expires_after_seven_days_also_over_a_restart(autojump_clock, world):
     payment_id = await world.authorized()
     partly = await world.authorized()
     await world.capture(partly, 300, final=False)

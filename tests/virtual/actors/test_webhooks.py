@@ -15,7 +15,7 @@ from engine.domain.news import (
 from engine.gateways.signatures import secret_key
 from engine.gateways.simulator_config import DEVELOPMENT_SECRET
 from engine.gateways.simulator_webhooks import write_webhook
-from tests.virtual.actors.rig import body
+from tests.virtual.actors.rig import a_world, body
 
 KEYS = (secret_key(DEVELOPMENT_SECRET),)
 
@@ -45,7 +45,7 @@ async def test_it_is_durable_when_it_is_answered(autojump_clock, world):
     answer = await send(world, "evt_1", op_id(payment_id, 1), Declined("x", "y"))
     assert (answer.status, answer.body) == (200, b'{"received":true}')
     assert ("simulator", "evt_1") in world.store.inbox
-    await world.until(lambda: outcome(world, "evt_1") is not None)
+    await world.until(lambda: outcome(world, "evt_1") is not None, within_s=1)
     assert world.status(payment_id) == "authorized", "a success is never downgraded"
     assert world.payment(payment_id).needs_review
 
@@ -180,8 +180,8 @@ class TestLateSuccess:
             await world.skip((due - world.clock.now_ms()) / 1_000 - 10)
             if attempt == 3:
                 await world.start()
-                world.gateway.answer = (
-                    lambda call: Failed("down") if call.action == "refund" else None
+                world.gateway.answer = lambda call: (
+                    Failed("down") if call.action == "refund" else None
                 )
             assert world.payment(payment_id).operations[1].attempts == attempt - 1
             await world.until(
@@ -204,7 +204,6 @@ class TestLateSuccess:
 
 @pytest.mark.trio
 async def test_every_outcome_by_webhook_as_well_changes_nothing(autojump_clock, tmp_path):
-    from tests.virtual.actors.rig import a_world
 
     async with a_world(tmp_path, autojump_clock, send_webhooks=True) as world:
         await world.start()
@@ -212,8 +211,9 @@ async def test_every_outcome_by_webhook_as_well_changes_nothing(autojump_clock, 
         await world.capture(payment_id)
         await world.refund(payment_id, 100)
         await world.until(
-            lambda: len(world.store.inbox) == 3
-            and all(done for _, done in world.store.inbox.values())
+            lambda: (
+                len(world.store.inbox) == 3 and all(done for _, done in world.store.inbox.values())
+            )
         )
         assert world.events() == [
             "payment.authorized",
