@@ -6,12 +6,14 @@ BIN := $(VENV)/bin
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help run verify test lint format clean
+.PHONY: help run verify test campaign bench lint format clean
 
 help:
 	@echo "make run [PORT=8080] [DATA=folder]  start the engine with its own Postgres"
 	@echo "make verify [DATA=folder]           prove the books, beside a running engine or without"
 	@echo "make test                           style, types, layers and all tests"
+	@echo "make campaign                       five kills under load and other long tests"
+	@echo "make bench                          authorisations and group commits, measured"
 	@echo "make lint                           style, types and layers only"
 	@echo "make format                         lay the code out"
 	@echo "make clean                          remove what was installed and cached; keeps all data"
@@ -34,6 +36,14 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Minutes of kills under load and everything else that is too long for every change.
+campaign: $(VENV)/.test
+	$(BIN)/python -m pytest -m campaign
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks.bench_authorize
+	$(BIN)/python -m benchmarks.bench_ledger_commit
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

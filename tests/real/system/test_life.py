@@ -48,7 +48,6 @@ async def test_sigterm_under_load_answers_what_runs_and_leaves_nothing_behind(
         await assert_books_agree(client)
 
 
-@pytest.mark.xfail(strict=False, reason="the actors are stopped together with HTTP")
 async def test_stop_answers_every_request_that_was_taken(engine: EngineProcess) -> None:
     async with client_of(engine, keep_alive=False) as client:
         answered = 0
