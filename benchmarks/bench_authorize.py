@@ -1,8 +1,8 @@
 """Durable authorisations over HTTP against a bare echo, in one run and in turns.
 
 Everything is on: fsync, keys, validation, idempotency, logs (to a file), metrics, the in-process
-simulator with its books. The servers are pinned to one core, the load to the other; Postgres goes
-where the kernel puts it. Stated as the ratio of the two rates, because machines are shared.
+simulator with its books. The servers are pinned to one core; the load and Postgres share the
+other. Stated as the ratio of the two rates, because machines are shared.
 
     python -m benchmarks.bench_authorize [--json] [--rounds N] [--seconds S]
 """
@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 TARGET = 0.25
 CONNECTIONS = 128
@@ -88,6 +90,8 @@ def measure(rounds: int, seconds: float) -> dict[str, object]:
             time.sleep(2)  # what the start left to do is not measured
             pin(echo.pid, 0)
             pin(engine.pid, 0)
+            for child in psutil.Process(engine.pid).children(recursive=True):
+                pin(child.pid, 1)
             pairs = [(load(echo_port, seconds), load(engine_port, seconds)) for _ in range(rounds)]
         finally:
             echo.terminate()

@@ -309,6 +309,9 @@ class Router:
             return self._reused(ask), False
         with anyio.move_on_after(self._wait_s):
             await running.done.wait()
+        if running.done.is_set() and running.answer is None and not running.key_taken:
+            # The first one was told 202 when its wait ran out, and so is this one.
+            return await self._still_running(running, ask), False
         if running.answer is None and not running.key_taken:
             return (
                 refusal_answer(
