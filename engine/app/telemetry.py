@@ -166,10 +166,13 @@ class StructlogTelemetry:
             self._owned.close()
 
     def _line(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        self._write(self._render({**self._stamp(level, event), **fields}))
+
+    def _stamp(self, level: str, event: str) -> dict[str, Any]:
+        """How every line begins; counts the line."""
         lines = self.metrics.log_lines
         lines[level] = lines.get(level, 0) + 1
-        stamp = {"time": rfc3339(self._now_ms()), "level": level, "event": event}
-        self._write(self._render({**stamp, **fields}))
+        return {"time": rfc3339(self._now_ms()), "level": level, "event": event}
 
     def log(self, event: str, **fields: Any) -> None:
         """A line at level info."""
@@ -212,6 +215,7 @@ class StructlogTelemetry:
         if not self._log_requests:
             return
         fields: dict[str, Any] = {
+            **self._stamp("info", "http_request"),
             "method": method,
             "route": route,
             "status": status,
@@ -228,7 +232,7 @@ class StructlogTelemetry:
             fields["replayed"] = True
         if trace_id is not None:
             fields["trace_id"] = trace_id
-        self._line("info", "http_request", fields)
+        self._write(self._render(fields))
 
     def payment_outcome(self, payment: Payment, op: int, outcome: str, took_ms: int) -> None:
         """The canonical line, and the count, of an operation's outcome."""
@@ -237,6 +241,7 @@ class StructlogTelemetry:
         if not self._log_requests:
             return
         fields: dict[str, Any] = {
+            **self._stamp("info", "payment_outcome"),
             "payment": payment.id,
             "operation": op_id(payment.id, op),
             "type": operation.type,
@@ -253,7 +258,7 @@ class StructlogTelemetry:
             fields["request_id"] = operation.request_id
         if operation.code is not None:
             fields["code"] = operation.code
-        self._line("info", "payment_outcome", fields)
+        self._write(self._render(fields))
 
     def gateway_call(self, gateway: str, action: str, outcome: str, took_s: float) -> None:
         """Count and time a gateway call."""

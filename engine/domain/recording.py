@@ -47,6 +47,12 @@ def record(
     again after a crash gets the same bytes.
     """
     payment, before = step.payment, step.before
+    if before is None:
+        # A new payment has asked and heard nothing: there is only the intent.
+        entry = Entry(
+            payment=payment, transfers=step.transfers, claim=claim, timeline=step.timeline
+        )
+        return Recorded(entry, payment, {})
     body: bytes | None = None
     answers: dict[int, Answer] = {}
     stored: list[KeyAnswer] = []
