@@ -50,7 +50,11 @@ def record(
     if before is None:
         # A new payment has asked and heard nothing: there is only the intent.
         entry = Entry(
-            payment=payment, transfers=step.transfers, claim=claim, timeline=step.timeline
+            payment=payment,
+            transfers=step.transfers,
+            claim=claim,
+            timeline=step.timeline,
+            inbox_done=inbox_done,
         )
         return Recorded(entry, payment, {})
     body: bytes | None = None
