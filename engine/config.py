@@ -77,7 +77,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int = 8080
     data_dir: str = DATA_DIR_DEFAULT
     public_url: str | None = None
-    shards: int = 4
+    shards: int = 2
     credits: int = 2_000
     wait_ms: int = 10_000
     log_file: str | None = None
