@@ -17,10 +17,15 @@ import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 
 from engine.actors.directory import Directory
+from engine.domain.breaker import OUTCOME_IS_OK, counts_as_failure
 from engine.domain.news import NEWS_KIND, Failed, GatewayCall, OperationNews, Unknown
 from engine.messages import Heard, Perform, ToGateway
 from engine.ports import Breaker, Clock, Gateway, Telemetry
 from engine.supervisor.mailbox import Mailbox
+
+
+_MAY_OPEN = frozenset(kind for kind in OUTCOME_IS_OK if counts_as_failure(kind))
+"""A closed breaker stays closed whatever else is heard."""
 
 
 class GatewayStatistics(msgspec.Struct, frozen=True):
@@ -63,7 +68,8 @@ class GatewayActor:
 
     def _refuses_for_s(self) -> float | None:
         """None: requests are admitted. Otherwise for how many seconds the gateway rests."""
-        state = self._breaker.state
+        # As last noted: pybreaker's own property costs as much as half an admission.
+        state = self._state
         if state == "closed":
             return None
         if state == "half-open":
@@ -101,7 +107,7 @@ class GatewayActor:
                 reader.acknowledge()
 
     def _send(self, messages: list[Perform]) -> None:
-        if self._breaker.state != "closed" or self._waiting:
+        if self._state != "closed" or self._waiting:
             self._waiting.extend(messages)
             self._pump()
             return
@@ -182,7 +188,7 @@ class GatewayActor:
             took_s,
         )
         self._breaker.record(kind, now, is_trial=is_trial)
-        if self._breaker.state != self._state:
+        if (self._state != "closed" or kind in _MAY_OPEN) and self._breaker.state != self._state:
             self._note_state()
         self._tell(message, news)
 
