@@ -23,7 +23,6 @@ from engine.messages import Heard, Perform, ToGateway
 from engine.ports import Breaker, Clock, Gateway, Telemetry
 from engine.supervisor.mailbox import Mailbox
 
-
 _MAY_OPEN = frozenset(kind for kind in OUTCOME_IS_OK if counts_as_failure(kind))
 """A closed breaker stays closed whatever else is heard."""
 
