@@ -11,7 +11,7 @@ from tests.architecture.source import folder_of, imports_of, modules, name_of, t
 
 ONLY_IN = {
     "aiohttp": {
-        "engine/http/server.py": "handlers take and return plain Structs",
+        "engine/http/connection.py": "handlers take and return plain Structs",
         "engine/gateways/http_client.py": "the one client of all gateways",
         "engine/gateways/simulator_http.py": "the simulator as a provider, over sockets",
     },
@@ -20,7 +20,8 @@ ONLY_IN = {
     "structlog": {"engine/app/telemetry.py": "the rest of the engine knows the telemetry port"},
     "prometheus_client": {"engine/app/metrics.py": "the same"},
     "asyncio": {
-        "engine/http/server.py": "aiohttp runs on asyncio; the actors must not",
+        "engine/http/connection.py": "aiohttp runs on asyncio; the actors must not",
+        "engine/http/server.py": "the same",
         "engine/app/": "what runs on asyncio is put together there",
     },
     "uvloop": {},

@@ -182,6 +182,30 @@ async def test_pipelined_requests_are_answered_in_order_on_one_connection() -> N
     assert paths == [f"/{n}" for n in range(100)]
 
 
+async def test_answers_of_one_moment_all_arrive_also_on_connections_that_close() -> None:
+    together = anyio.Event()
+
+    async def wait(request: Request) -> Response:
+        await together.wait()
+        return Response(200, request.path.encode())
+
+    async with running(wait) as engine:
+        clients = [await engine.connect() for _ in range(20)]
+        for n, client in enumerate(clients):
+            connection = b"close" if n % 2 else b"keep-alive"
+            await client.send(
+                b"GET /%d HTTP/1.1\r\nHost: t\r\nConnection: %b\r\n\r\n" % (n, connection)
+            )
+        while len(engine.server.busy) < len(clients):
+            await anyio.sleep(0.001)
+        together.set()
+        answers = [await client.read() for client in clients]
+        assert [answer.body for answer in answers] == [b"/%d" % n for n in range(20)]
+        for client in clients[1::2]:
+            assert await client.wait_closed() == b""
+        assert len(engine.server.open) == 10
+
+
 async def test_a_head_that_arrives_byte_by_byte_is_a_request() -> None:
     async with running() as engine:
         client = await engine.connect()
@@ -551,7 +575,7 @@ async def test_a_client_that_leaves_does_not_stop_the_work() -> None:
             await anyio.lowlevel.checkpoint()
         left.set()
         await done.wait()
-        while engine.server.running:
+        while engine.server.busy:
             await anyio.lowlevel.checkpoint()
         assert engine.server.statistics().gone == 1
         assert engine.errors == []
@@ -567,10 +591,10 @@ async def test_a_client_that_leaves_in_its_body_never_reaches_the_handler() -> N
     async with running(note) as engine:
         client = await engine.connect()
         await client.post(b"{", length=10)
-        while not engine.server.running:
+        while not engine.server.busy:
             await anyio.lowlevel.checkpoint()
         await client.stream.aclose()
-        while engine.server.running or engine.server.open:
+        while engine.server.busy or engine.server.open:
             await anyio.lowlevel.checkpoint()
         assert engine.server.statistics().gone == 1
     assert seen == []
