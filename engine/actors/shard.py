@@ -20,6 +20,7 @@ import msgspec
 from anyio.abc import TaskStatus
 
 from engine.actors.directory import Directory
+from engine.actors.open_payments import OpenPayments
 from engine.actors.settings import ActorSettings
 from engine.domain.change import Env, Step, gateway_call
 from engine.domain.commands import Open
@@ -139,7 +140,7 @@ class ShardActor:
 
     def _forget(self) -> None:
         """Everything an incarnation knows; the next one learns it from the ledger."""
-        self._payments: dict[str, Payment] = {}
+        self._payments = OpenPayments()
         self._writing: dict[int, _Writing] = {}
         self._busy: set[str] = set()
         self._line: dict[str, deque[Any]] = {}
@@ -158,7 +159,7 @@ class ShardActor:
         self._writer = self._directory.mailboxes["ledger-writer"]
         async for page in self._ledger.open_payments(self._directory.slots_of(self._index)):
             for payment in page:
-                self._payments[payment.id] = payment
+                self._payments.keep(payment)
                 self._recover(payment)
         self._directory.shard_trouble[self._index] = None
         reader = self._mailbox.attach()
@@ -272,7 +273,7 @@ class ShardActor:
         """
         line = self._line.get(payment_id)
         while line and payment_id not in self._busy and payment_id not in self._loading:
-            payment = self._payments.get(payment_id, known)
+            payment = self._payments.get(payment_id) or known
             if payment is None and not self._is_new(line[0]):
                 self._load(payment_id)
                 return
@@ -381,10 +382,7 @@ class ShardActor:
         assert payment is not None, writing
         payment_id = payment.id
         self._busy.discard(payment_id)
-        if payment.is_open:
-            self._payments[payment_id] = payment
-        else:
-            self._payments.pop(payment_id, None)
+        self._payments.keep(payment)
         request = writing.request
         if request is not None:
             op = step.payment.operations[-1] if step.before is not None else payment.origin

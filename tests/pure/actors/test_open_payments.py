@@ -1,0 +1,86 @@
+"""What a shard keeps in memory of the payments that are open."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from engine.actors.open_payments import OpenPayments
+from engine.domain.operation import Operation
+from engine.domain.payment import Card, Payment
+
+AUTHORIZED = Payment(
+    id="pay_06gzv1wgnda2k4kpprzd28rk",
+    merchant_id="mer_dev",
+    livemode=False,
+    created_ms=1_795_254_882_475,
+    amount=1_099,
+    currency="USD",
+    gateway="simulator",
+    payment_method="pm_card_visa",
+    operations=(
+        Operation(
+            n=1,
+            type="authorize",
+            amount=1_099,
+            created_ms=1_795_254_882_475,
+            status="succeeded",
+            transfer=1,
+            key="550e8400-e29b-41d4-a716-446655440000",
+            request_id="req_06gzv1wgnd5ab4381b8ns7nk",
+            path="/v1/payments/authorize",
+            reference="ch_op_2315f5c1ae6c205c9724361a026d9dad53db03c0",
+            sent_ms=1_795_254_882_475,
+            answered=True,
+        ),
+    ),
+    version=2,
+    sequence=1,
+    authorized=1_099,
+    hold=1,
+    expires_ms=1_795_859_682_475,
+    gateway_reference="ch_op_2315f5c1ae6c205c9724361a026d9dad53db03c0",
+    card=Card(brand="visa", last4="4242", exp_month=12, exp_year=2034),
+    metadata={"order": "6735"},
+)
+CAPTURE = Operation(n=2, type="capture", amount=1_099, created_ms=1, status="processing")
+CAPTURING = msgspec.structs.replace(
+    AUTHORIZED, version=3, capturing=1_099, operations=(*AUTHORIZED.operations, CAPTURE)
+)
+CAPTURED = msgspec.structs.replace(
+    CAPTURING,
+    version=4,
+    capturing=0,
+    captured=1_099,
+    operations=(*AUTHORIZED.operations, msgspec.structs.replace(CAPTURE, status="succeeded")),
+)
+
+
+def test_a_payment_comes_back_as_it_was_kept_until_it_is_settled() -> None:
+    payments = OpenPayments()
+    assert payments.get(AUTHORIZED.id) is None
+    for state in (AUTHORIZED, CAPTURING, AUTHORIZED, CAPTURING):
+        payments.keep(state)
+        assert payments.get(state.id) == state
+        assert state.id in payments
+        assert len(payments) == 1
+    payments.keep(CAPTURED)
+    assert payments.get(CAPTURED.id) is None
+    assert CAPTURED.id not in payments
+    assert len(payments) == 0
+
+
+def test_a_quiet_payment_is_settled_without_having_been_active() -> None:
+    payments = OpenPayments()
+    payments.keep(AUTHORIZED)
+    payments.keep(CAPTURED)
+    assert len(payments) == 0
+
+
+def test_a_quiet_payment_takes_less_than_a_kibibyte() -> None:
+    payments = OpenPayments()
+    payments.keep(AUTHORIZED)
+    packed = payments._quiet[AUTHORIZED.id]
+    # The text of its id is the key; a dictionary's entry takes up to 3 words and a half of hash.
+    assert sys.getsizeof(packed) + sys.getsizeof(AUTHORIZED.id) + 100 < 1_024
