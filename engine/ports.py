@@ -273,12 +273,14 @@ class LedgerReader(Protocol):
         """These transfers of a payment, by id."""
         ...
 
-    async def timers_due(self, kind: str, until_ms: int, limit: int) -> list[TimerRow]:
-        """Timers of a kind that are due by then, earliest first."""
+    async def timers_due(
+        self, kind: str, until_ms: int, limit: int, *, after: TimerRow | None = None
+    ) -> list[TimerRow]:
+        """Timers of a kind that are due by then, earliest first; a page, from `after` on."""
         ...
 
-    async def inbox_open(self, limit: int) -> list[InboxRow]:
-        """Webhooks that were stored and not yet dealt with, oldest first."""
+    async def inbox_open(self, limit: int, *, after: InboxRow | None = None) -> list[InboxRow]:
+        """Webhooks stored and not yet dealt with, oldest first; a page, from `after` on."""
         ...
 
     async def dead_letters(self, *, before: str | None, limit: int) -> list[DeadLetter]:

@@ -57,6 +57,10 @@ class Directory:
         """The mailbox of the shard that owns a payment."""
         return self.shards[self._shard_of_slot[slot_of(payment_id)]]
 
+    def trouble_of(self, payment_id: str) -> str | None:
+        """Why the shard that owns a payment is not in service; None: it is."""
+        return self.shard_trouble[self._shard_of_slot[slot_of(payment_id)]]
+
     def slots_of(self, shard: int) -> range:
         """The slots a shard owns: contiguous, so that the ledger can be asked for a range."""
         count = len(self.shard_names)

@@ -16,6 +16,7 @@ from anyio.abc import TaskStatus
 
 from engine.actors.directory import Directory
 from engine.actors.settings import ActorSettings
+from engine.domain.entry import TimerRow
 from engine.messages import TimerDue, ToTimers
 from engine.ports import Clock, LedgerReader, LedgerUnavailable, Telemetry
 from engine.supervisor.mailbox import Mailbox
@@ -55,6 +56,8 @@ class TimersActor:
         self._heap: list[tuple[int, str]] = []
         self._known: dict[tuple[int, str], int] = {}
         self._woken = 0
+        # Where the next reading goes on; what cannot be woken now must not hide what comes later.
+        self._after: TimerRow | None = None
 
     def statistics(self) -> TimerStatistics:
         """The actor at this moment."""
@@ -64,6 +67,7 @@ class TimersActor:
         """Wake payments until cancelled."""
         self._heap.clear()
         self._known.clear()
+        self._after = None
         reader = self._mailbox.attach()
         task_status.started()
         poll_at = self._clock.now_ms()
@@ -84,11 +88,12 @@ class TimersActor:
             del self._known[key]
         try:
             rows = await self._ledger.timers_due(
-                self._kind, now_ms + self._settings.timer_horizon_ms, PAGE
+                self._kind, now_ms + self._settings.timer_horizon_ms, PAGE, after=self._after
             )
         except LedgerUnavailable as trouble:
             self._telemetry.warn("timers_not_read", kind=self._kind, reason=str(trouble))
             return
+        self._after = rows[-1] if len(rows) == PAGE else None
         for row in rows:
             self._schedule(row.due_ms, row.payment_id)
 
@@ -102,6 +107,10 @@ class TimersActor:
         heap = self._heap
         while heap and heap[0][0] <= now_ms:
             key = heapq.heappop(heap)
+            if self._directory.trouble_of(key[1]) is not None:
+                # Its shard is parked or starting: the row stays, and is read again.
+                del self._known[key]
+                continue
             self._known[key] = now_ms
             self._woken += 1
             self._directory.shard_of(key[1]).put_reserved_nowait(

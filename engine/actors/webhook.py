@@ -78,6 +78,8 @@ class WebhookActor:
         self._storing: dict[int, WebhookReceived] = {}
         self._dispatched = 0
         self._parked = 0
+        # Where the next reading goes on; what cannot be dealt with must not hide what came later.
+        self._after: InboxRow | None = None
 
     def statistics(self) -> WebhookStatistics:
         """The actor at this moment."""
@@ -143,6 +145,9 @@ class WebhookActor:
             self._done(ref, "not_for_us")
             return
         payment_id, op = subject
+        if self._directory.trouble_of(payment_id) is not None:
+            # Its shard is parked or starting: the webhook stays in the inbox until the next pass.
+            return
         self._directory.shard_of(payment_id).put_reserved_nowait(
             Heard(payment_id, op, event.news, "webhook", self._clock.now_ms(), ref)
         )
@@ -153,10 +158,11 @@ class WebhookActor:
     async def _go_through_inbox(self) -> None:
         """What was stored and not dealt with: before a crash, or because it came too early."""
         try:
-            rows = await self._ledger.inbox_open(PAGE)
+            rows = await self._ledger.inbox_open(PAGE, after=self._after)
         except LedgerUnavailable as trouble:
             self._telemetry.warn("inbox_not_read", reason=str(trouble))
             return
+        self._after = rows[-1] if len(rows) == PAGE else None
         now_ms = self._clock.now_ms()
         is_first = self._dispatched == 0
         for row in rows:

@@ -289,17 +289,25 @@ class MemoryLedger:
         found = [self.store.transfers.get(id_) for id_ in sorted(set(ids))]
         return [t for t in found if t is not None and t.payment_id == payment_id]
 
-    async def timers_due(self, kind: str, until_ms: int, limit: int) -> list[TimerRow]:
-        """Timers of a kind that are due by then, earliest first."""
+    async def timers_due(
+        self, kind: str, until_ms: int, limit: int, *, after: TimerRow | None = None
+    ) -> list[TimerRow]:
+        """Timers of a kind that are due by then, earliest first; a page, from `after` on."""
         await self._reading()
-        due = sorted(t for t in self.store.timers if t[0] == kind and t[1] <= until_ms)
+        start = (0, "") if after is None else (after.due_ms, after.payment_id)
+        due = sorted(
+            t for t in self.store.timers if t[0] == kind and t[1] <= until_ms and t[1:] > start
+        )
         return [TimerRow(due_ms, payment_id, kind) for kind, due_ms, payment_id in due[:limit]]
 
-    async def inbox_open(self, limit: int) -> list[InboxRow]:
-        """Webhooks that were stored and not yet dealt with, oldest first."""
+    async def inbox_open(self, limit: int, *, after: InboxRow | None = None) -> list[InboxRow]:
+        """Webhooks stored and not yet dealt with, oldest first; a page, from `after` on."""
         await self._reading()
         rows = [row for row, outcome in self.store.inbox.values() if outcome is None]
         rows.sort(key=lambda row: (row[2], row[0], row[1]))
+        if after is not None:
+            start = (after.received_ms, after.gateway, after.event_id)
+            rows = [row for row in rows if (row[2], row[0], row[1]) > start]
         return [InboxRow(row[0], row[1], row[2], _headers(row[3]), row[4]) for row in rows[:limit]]
 
     async def dead_letters(self, *, before: str | None, limit: int) -> list[DeadLetter]:

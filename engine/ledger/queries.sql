@@ -195,14 +195,14 @@ ORDER BY t.id
 -- name: timers_due
 SELECT due_ms, payment_id, kind
 FROM timers
-WHERE kind = $1 AND due_ms <= $2
+WHERE kind = $1 AND due_ms <= $2 AND (due_ms, payment_id) > ($4, $5)
 ORDER BY due_ms, payment_id
 LIMIT $3
 
 -- name: inbox_open
 SELECT gateway, event_id, received_ms, headers, raw
 FROM webhook_inbox
-WHERE outcome IS NULL
+WHERE outcome IS NULL AND (received_ms, gateway, event_id) > ($2, $3, $4)
 ORDER BY received_ms, gateway, event_id
 LIMIT $1
 

@@ -179,14 +179,18 @@ class Reader:
         assert row is not None, "an aggregate always has a row"
         return int(row["id"])
 
-    async def timers_due(self, kind: str, until_ms: int, limit: int) -> list[TimerRow]:
-        """Timers of a kind that are due by then, earliest first."""
-        rows = await self._connections.fetch("timers_due", kind, until_ms, limit)
+    async def timers_due(
+        self, kind: str, until_ms: int, limit: int, *, after: TimerRow | None = None
+    ) -> list[TimerRow]:
+        """Timers of a kind that are due by then, earliest first; a page, from `after` on."""
+        start = (0, "") if after is None else (after.due_ms, after.payment_id)
+        rows = await self._connections.fetch("timers_due", kind, until_ms, limit, *start)
         return [TimerRow(*row) for row in rows]
 
-    async def inbox_open(self, limit: int) -> list[InboxRow]:
-        """Webhooks that were stored and not yet dealt with, oldest first."""
-        rows = await self._connections.fetch("inbox_open", limit)
+    async def inbox_open(self, limit: int, *, after: InboxRow | None = None) -> list[InboxRow]:
+        """Webhooks stored and not yet dealt with, oldest first; a page, from `after` on."""
+        start = (0, "", "") if after is None else (after.received_ms, after.gateway, after.event_id)
+        rows = await self._connections.fetch("inbox_open", limit, *start)
         return [_inbox(row) for row in rows]
 
     async def dead_letters(self, *, before: str | None, limit: int) -> list[DeadLetter]:

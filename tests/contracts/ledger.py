@@ -561,6 +561,8 @@ class LedgerContract:
         await ledger.commit(make.batch(Entry(timers_set=(late, soon, other, soon))))
         assert await ledger.timers_due("retry", NOW + 9, 10) == [soon, late]
         assert await ledger.timers_due("retry", NOW + 9, 1) == [soon]
+        assert await ledger.timers_due("retry", NOW + 9, 1, after=soon) == [late]
+        assert await ledger.timers_due("retry", NOW + 9, 1, after=late) == []
         assert await ledger.timers_due("retry", NOW + 3, 10) == [soon]
         cleared = Entry(timers_cleared=(soon, TimerRow(NOW, "pay_9", "retry")))
         await ledger.commit(make.batch(cleared))
@@ -591,6 +593,8 @@ class LedgerContract:
         await ledger.commit(make.batch(Entry(inbox=again)))
         assert await ledger.inbox_open(10) == [second, first]
         assert await ledger.inbox_open(1) == [second]
+        assert await ledger.inbox_open(1, after=second) == [first]
+        assert await ledger.inbox_open(1, after=first) == []
         done = Entry(inbox_done=InboxRef("stripe", "e1", "applied"))
         await ledger.commit(make.batch(done))
         await ledger.commit(make.batch(Entry(inbox=again)))

@@ -152,6 +152,27 @@ async def test_a_crash_loop_parks_its_shard_and_no_other(autojump_clock, world, 
 
 
 @pytest.mark.trio
+async def test_timers_of_a_parked_shard_do_not_hide_those_of_another(
+    autojump_clock, world, monkeypatch
+):
+    monkeypatch.setattr("engine.actors.timers.PAGE", 2)
+    directory = world.system.directory
+    expiring = {0: [], 1: []}
+    while len(expiring[0]) < 5:
+        payment_id = await world.authorized()
+        expiring[directory.shard_index(payment_id)].append(payment_id)
+    while not expiring[1] or max(expiring[1]) < max(expiring[0]):
+        payment_id = await world.authorized()
+        expiring[directory.shard_index(payment_id)].append(payment_id)
+    directory.shard_trouble[0] = "parked: for the test"
+    await world.skip(8 * 24 * 3600)
+    await world.until(lambda: all(world.status(id_) == "expired" for id_ in expiring[1]), 300)
+    assert {world.status(id_) for id_ in expiring[0]} == {"authorized"}
+    directory.shard_trouble[0] = None
+    await world.until(lambda: all(world.status(id_) == "expired" for id_ in expiring[0]), 300)
+
+
+@pytest.mark.trio
 async def test_an_entry_that_cannot_be_stored_is_found_and_the_others_are_committed(
     autojump_clock, world
 ):
