@@ -174,6 +174,10 @@ class Router:
             self._refused,
         )
 
+    def is_full(self) -> bool:
+        """Whether nothing more can be admitted at the moment."""
+        return self._credits <= 0
+
     # --- the way out ------------------------------------------------------------------------
 
     def resolve(self, reply: Reply) -> None:

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from engine.actors.gateway import GatewayStatistics
 from engine.actors.router import RouterStatistics
 from engine.actors.shard import ShardStatistics
+from engine.http.shell import Statistics as HttpStatistics
 from engine.supervisor.mailbox import MailboxStatistics
 
 _PREFIX: Final = "payment_engine"
@@ -205,6 +206,8 @@ class EngineCollector(Collector):
         payments = _gauge("open_payments", "Payments held in memory.", ["shard"])
         credit = _gauge("admission_credits_free", "Requests that could still be admitted.", [])
         refused = _counter("admission_refused", "Requests refused before any work.", [])
+        connections = _gauge("http_connections", "Open connections of clients.", [])
+        unseen = _counter("http_refused", "Requests refused before any handler.", ["code"])
         for name, found in self._metrics.statistics().items():
             if isinstance(found, MailboxStatistics):
                 actor = name.removeprefix("mailbox:")
@@ -221,7 +224,12 @@ class EngineCollector(Collector):
             elif isinstance(found, RouterStatistics):
                 credit.add_metric([], found.credits_free)
                 refused.add_metric([], found.refused)
+            elif isinstance(found, HttpStatistics):
+                connections.add_metric([], found.connections)
+                for code, count in found.refusals.items():
+                    unseen.add_metric([code], count)
         yield from (depth, high, capacity, dead, breakers, in_flight, payments, credit, refused)
+        yield from (connections, unseen)
 
 
 def _counter(name: str, text: str, labels: list[str]) -> CounterMetricFamily:

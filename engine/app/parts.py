@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from random import Random, SystemRandom
@@ -39,6 +39,7 @@ from engine.gateways.simulator_wire import completion_page
 from engine.http.calls import Parts
 from engine.http.cursors import CursorSeal
 from engine.http.keys import MERCHANT, OPERATOR, ApiKey, key_digest
+from engine.http.shell import Statistics as HttpStatistics
 from engine.http.views import PartHealth
 from engine.ledger.postgres import PostgresLedger
 from engine.ledger.verify_report import Report
@@ -185,6 +186,7 @@ class Engine:
         telemetry.metrics.watch(self.statistics)
         self.standing_by: str | None = "starting"
         self.stopping = False
+        self.http_statistics: Callable[[], HttpStatistics] | None = None
 
     def not_ready_because(self) -> list[str]:
         """Why no work is taken; empty when it is."""
@@ -197,6 +199,8 @@ class Engine:
     def statistics(self) -> Mapping[str, Any]:
         """Frozen values by the name of the part."""
         found = {**self.system.statistics(), "ledger": self.ledger.statistics()}
+        if self.http_statistics is not None:
+            found["http"] = self.http_statistics()
         if self.simulator is not None:
             found["simulator"] = self.simulator.statistics()
         return found

@@ -64,6 +64,8 @@ async def run_engine(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_flush_logs, telemetry)
             server: HttpServer = await tasks.start(_serve_http, engine)
+            engine.http_statistics = server.statistics
+            tasks.start_soon(_report_refusals, engine, server)
             await tasks.start(_watch_signals, engine, tasks.cancel_scope)
             tasks.start_soon(_take_over_and_run, engine, lambda: ready(server.port))
     finally:
@@ -140,8 +142,21 @@ async def _serve_http(
         ),
         new_request_id=lambda: engine.ids.new("req"),
         on_error=on_error,
+        is_full=engine.system.router.is_full,
         task_status=task_status,
     )
+
+
+async def _report_refusals(engine: Engine, server: HttpServer) -> None:
+    """What is refused before a handler sees it has no line of its own: one a second for all."""
+    before: Mapping[str, int] = {}
+    while True:
+        await anyio.sleep(1)
+        now = server.statistics().refusals
+        if now != before:
+            counts = {code: count - before.get(code, 0) for code, count in now.items()}
+            engine.telemetry.log("http_refused", **{code: n for code, n in counts.items() if n})
+            before = now
 
 
 async def _watch_signals(

@@ -224,7 +224,7 @@ class StructlogTelemetry:
             "took_ms": int(took_s * 1_000_000) / 1000,
             "request_id": request_id,
         }
-        own = status < 400
+        own = status < 400 and not code
         if merchant:
             fields["merchant"] = merchant
         if payment:

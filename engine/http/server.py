@@ -114,15 +114,19 @@ async def serve(
     limits: Limits,
     new_request_id: Callable[[], str],
     on_error: Callable[[Exception, Request], None],
+    is_full: Callable[[], bool] = lambda: False,
     task_status: TaskStatus[HttpServer] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled, then stop gracefully: accept no more, finish what runs, close.
 
+    While `is_full()`, requests that move money are refused before any handler sees them.
     Runs on asyncio only. Reports the server, which knows its port, once it is listening; the
     stop takes at most `limits.drain_s` and a little. Raises OSError if it cannot listen.
     """
     loop = asyncio.get_running_loop()
-    shell = Shell(handle, limits=limits, new_request_id=new_request_id, on_error=on_error)
+    shell = Shell(
+        handle, limits=limits, new_request_id=new_request_id, on_error=on_error, is_full=is_full
+    )
     server = HttpServer(shell, loop)
     listener = await loop.create_server(server, host, port, backlog=_BACKLOG)
     try:

@@ -49,8 +49,11 @@ class Shell:
         limits: Limits,
         new_request_id: Callable[[], str],
         on_error: Callable[[Exception, Request], None],
+        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
         self.limits = limits
+        self.is_full = is_full
+        """Whether a request that moves money could only be refused at the moment."""
         self.new_request_id = new_request_id
         self.refusals: Counter[str] = Counter()
         self.failures = 0
@@ -138,6 +141,19 @@ class Shell:
             instance=request.path,
             request_id=request.request_id,
         )
+
+
+def moves_money(method: str, target: str) -> bool:
+    """Whether a request needs room among those under way: reading needs none."""
+    return method == "POST" and target.startswith("/v1/payments")
+
+
+FULL = Refusal(
+    "overloaded",
+    "More is under way than this engine admits; nothing was done. Try again shortly.",
+    None,
+    1,
+)
 
 
 def too_large(size_max: int) -> Refusal:

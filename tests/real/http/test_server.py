@@ -56,7 +56,9 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    handle: Callable[[Request], Awaitable[Response]] = echo, limits: Limits = PATIENT
+    handle: Callable[[Request], Awaitable[Response]] = echo,
+    limits: Limits = PATIENT,
+    is_full: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Running]:
     errors: list[tuple[Exception, Request]] = []
     numbers = itertools.count(1)
@@ -81,6 +83,7 @@ async def running(
                 limits=limits,
                 new_request_id=lambda: f"req_{next(numbers)}",
                 on_error=lambda error, request: errors.append((error, request)),
+                is_full=is_full,
                 task_status=task_status,
             )
 
@@ -553,6 +556,27 @@ async def test_too_many_connections_are_told_to_come_back() -> None:
 
 
 # --- Handlers ---------------------------------------------------------------------------------
+
+
+async def test_a_full_engine_refuses_what_moves_money_and_answers_the_rest() -> None:
+    full = [True]
+    async with running(is_full=lambda: full[0]) as engine:
+        client = await engine.connect()
+        for _ in range(40):
+            await client.post(b"{}", path="/v1/payments/authorize?x=1")
+            answer = await client.read()
+            answer.assert_problem(503, "overloaded")
+            assert answer.json["instance"] == "/v1/payments/authorize"
+            assert answer.json["retryable"] is True
+            assert answer.headers["retry-after"] == "1"
+        await client.send(b"GET /v1/payments HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert (await client.read()).status == 200
+        await client.post(b"{}", path="/v1/webhooks/simulator")
+        assert (await client.read()).status == 200
+        assert engine.server.statistics().refusals == {"overloaded": 40}
+        full[0] = False
+        await client.post(b"{}", path="/v1/payments/authorize")
+        assert (await client.read()).status == 200
 
 
 async def test_a_client_that_leaves_does_not_stop_the_work() -> None:
