@@ -389,6 +389,14 @@ class Front(Protocol):
         """Do it, join it or replay it: the answer, and whether it is a replay."""
         ...
 
+    async def ask_many(self, asks: Sequence[Ask]) -> list[tuple[Answer, bool]]:
+        """Do many of one merchant and mode at once, each as `ask` would: the answers in order.
+
+        Those of one payment run in the order given, each after the answer of the one before. What
+        there is no room for waits for room, at most as long as a single request for its answer.
+        """
+        ...
+
     async def webhook(
         self, gateway: str, headers: Mapping[str, str], raw: bytes, request_id: str
     ) -> Answer:

@@ -2,13 +2,15 @@
 
 It admits a request by a credit, or refuses it at once; joins requests that carry the same
 idempotency key; sends the request to its payment's shard; and hands the reply to whoever waits.
+The items of a batch come in as there is room, and never take the room of single requests.
 A client that has gone away stops nothing: its reply finds nobody, and its key keeps the answer.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import anyio
 import msgspec
@@ -16,6 +18,7 @@ from anyio.abc import TaskStatus
 
 from engine.actors.directory import Directory
 from engine.actors.settings import ActorSettings
+from engine.actors.waiting import Gathering, Waiter
 from engine.domain.change import Env
 from engine.domain.commands import Open
 from engine.domain.entry import Answer, Claim, InboxRow, KeyRef
@@ -39,38 +42,8 @@ from engine.supervisor.errors import MailboxFull, MailboxRevoked
 SWEEP_S = 0.1
 CREDIT_LIFE_FACTOR = 6
 
-
-class _Waiter:
-    """Somebody (or several, joined by a key) waiting for one reply."""
-
-    __slots__ = (
-        "answer",
-        "deadline",
-        "done",
-        "fingerprint",
-        "key_taken",
-        "payment_id",
-        "ref",
-        "request_id",
-    )
-
-    def __init__(
-        self,
-        request_id: str,
-        payment_id: str,
-        ref: KeyRef | None,
-        fingerprint: bytes,
-        deadline: float,
-        done: Event,
-    ) -> None:
-        self.request_id = request_id
-        self.payment_id = payment_id
-        self.ref = ref
-        self.fingerprint = fingerprint
-        self.deadline = deadline
-        self.done = done
-        self.answer: Answer | None = None
-        self.key_taken = False
+_READERS = 8
+"""How many look-ups in the ledger one batch makes at a time."""
 
 
 class RouterStatistics(msgspec.Struct, frozen=True):
@@ -82,6 +55,8 @@ class RouterStatistics(msgspec.Struct, frozen=True):
     keys_in_flight: int
     keys_remembered: int
     refused: int
+    batches: int = 0
+    batch_items: int = 0
 
 
 class Router:
@@ -105,12 +80,14 @@ class Router:
         self._ids = ids
         self._settings = settings
         self._credits = settings.credits
-        self._waiters: dict[str, _Waiter] = {}
-        self._by_deadline: deque[_Waiter] = deque()
-        self._lingering: deque[_Waiter] = deque()
-        self._in_flight: dict[KeyRef, _Waiter] = {}
+        self._waiters: dict[str, Waiter] = {}
+        self._by_deadline: deque[Waiter] = deque()
+        self._lingering: deque[Waiter] = deque()
+        self._in_flight: dict[KeyRef, Waiter] = {}
         self._answered: OrderedDict[KeyRef, tuple[bytes, Answer]] = OrderedDict()
         self._refused = 0
+        self._gatherings: deque[Gathering] = deque()
+        self._batch_items = 0
         self._is_closed = False
         self._idle: anyio.Event | None = None
         self._wait_s = settings.wait_ms / 1000
@@ -133,21 +110,29 @@ class Router:
 
     def _sweep(self, now: float) -> None:
         """Both queues are in order of deadline, since every wait is equally long."""
+        for gathering in self._gatherings:
+            if gathering.deadline <= now:
+                # Before its items are woken, or the next in line would start now.
+                gathering.end()
         waiting, lingering = self._by_deadline, self._lingering
         while waiting and waiting[0].deadline <= now:
             waiter = waiting.popleft()
             if waiter.request_id in self._waiters:
-                waiter.done.set()
+                waiter.wake()
                 waiter.deadline = now + self._wait_s * CREDIT_LIFE_FACTOR
                 lingering.append(waiter)
         while lingering and lingering[0].deadline <= now:
             # Its reply was lost with an incarnation of its shard: the credit comes back.
             self._forget(lingering.popleft())
+        # What runs is slow to be answered; more of it fits.
+        self._start_items(self._batch_items + self._settings.batch_window)
 
-    def _forget(self, waiter: _Waiter) -> None:
+    def _forget(self, waiter: Waiter) -> None:
         if self._waiters.pop(waiter.request_id, None) is None:
             return
         self._credits += 1
+        if waiter.gathering is not None:
+            self._batch_items -= 1
         if waiter.ref is not None:
             self._in_flight.pop(waiter.ref, None)
         if self._idle is not None and not self._waiters:
@@ -172,6 +157,8 @@ class Router:
             len(self._in_flight),
             len(self._answered),
             self._refused,
+            len(self._gatherings),
+            self._batch_items,
         )
 
     def is_full(self) -> bool:
@@ -193,16 +180,16 @@ class Router:
             self._answered[waiter.ref] = (waiter.fingerprint, answer)
             if len(self._answered) > self._settings.answered_keys_max:
                 self._answered.popitem(last=False)
-        waiter.done.set()
+        waiter.wake()
+        if self._gatherings:
+            self._start_items(self._settings.batch_window)
 
     # --- the way in -------------------------------------------------------------------------
 
     async def ask(self, ask: Ask) -> tuple[Answer, bool]:
         """Do it, join it or replay it: the answer, and whether it is a replay."""
-        ref = None
-        if ask.key is not None:
-            command = ask.command
-            ref = KeyRef(command.merchant_id, command.livemode, ask.key)
+        ref = _ref_of(ask)
+        if ref is not None:
             known = self._answered.get(ref)
             if known is not None:
                 if known[0] != ask.fingerprint:
@@ -211,24 +198,32 @@ class Router:
             running = self._in_flight.get(ref)
             if running is not None:
                 return await self._join(running, ask, ref)
-        waiter = self._admit(ask, ref)
-        if isinstance(waiter, Answer):
-            if waiter.code == "gateway_unavailable" and ref is not None:
-                # What was answered once needs no gateway to be answered again.
-                return await self._stored(ask, ref) or (waiter, False)
-            return waiter, False
-        await waiter.done.wait()
+        done = self._new_event()
+        waiter = self._admit(ask, ref, done)
+        if isinstance(waiter, Refusal):
+            return await self._not_admitted(waiter, ask, ref)
+        await done.wait()
         return await self._outcome(waiter, ask, ref)
 
-    def _admit(self, ask: Ask, ref: KeyRef | None) -> _Waiter | Answer:
+    async def _not_admitted(
+        self, refusal: Refusal, ask: Ask, ref: KeyRef | None
+    ) -> tuple[Answer, bool]:
+        """What was answered once needs no gateway to be answered again."""
+        if refusal.code == "gateway_unavailable" and ref is not None:
+            stored = await self._stored(ask, ref)
+            if stored is not None:
+                return stored
+        return self._no(ask, refusal), False
+
+    def _admit(self, ask: Ask, ref: KeyRef | None, done: Event | None) -> Waiter | Refusal:
         """Take a credit and send the request, or say at once why not. Nothing was done then."""
         trouble = self._trouble(ask)
         if trouble is not None:
-            return self._no(ask, trouble)
+            return trouble
         payment_id = ask.payment_id or self._new_payment_id(ask.command)
         refusal = self._shard_trouble(payment_id)
         if refusal is not None:
-            return self._no(ask, refusal)
+            return refusal
         claim = None
         now_ms = self._clock.now_ms()
         if ref is not None:
@@ -236,18 +231,18 @@ class Router:
                 ref, ask.fingerprint, now_ms, payment_id, 0 if ask.payment_id is not None else 1
             )
         request = Request(ask.request_id, payment_id, ask.command, claim, ask.path, now_ms)
-        waiter = _Waiter(
+        waiter = Waiter(
             ask.request_id,
             payment_id,
             ref,
             ask.fingerprint,
             self._now + self._wait_s,
-            self._new_event(),
+            done,
         )
         try:
             self._directory.shard_of(payment_id).put_nowait(request)
         except (MailboxFull, MailboxRevoked):
-            return self._no(ask, _OVERLOADED)
+            return _OVERLOADED
         self._credits -= 1
         self._waiters[ask.request_id] = waiter
         self._by_deadline.append(waiter)
@@ -307,13 +302,20 @@ class Router:
             path=ask.path,
         )
 
-    async def _join(self, running: _Waiter, ask: Ask, ref: KeyRef) -> tuple[Answer, bool]:
+    async def _join(self, running: Waiter, ask: Ask, ref: KeyRef) -> tuple[Answer, bool]:
         """The same key is under way: wait for the same answer."""
         if running.fingerprint != ask.fingerprint:
             return self._reused(ask), False
-        with anyio.move_on_after(self._wait_s):
-            await running.done.wait()
-        if running.done.is_set() and running.answer is None and not running.key_taken:
+        if running.done is None:
+            running.done = self._new_event()
+        if not running.is_woken:
+            with anyio.move_on_after(self._wait_s):
+                await running.done.wait()
+        return await self._joined(running, ask, ref)
+
+    async def _joined(self, running: Waiter, ask: Ask, ref: KeyRef) -> tuple[Answer, bool]:
+        """What one who joined is told, at the reply or at the end of the wait."""
+        if running.is_woken and running.answer is None and not running.key_taken:
             # The first one was told 202 when its wait ran out, and so is this one.
             return await self._still_running(running, ask), False
         if running.answer is None and not running.key_taken:
@@ -332,7 +334,7 @@ class Router:
         answer, _ = await self._outcome(running, ask, ref)
         return answer, answer.final
 
-    async def _outcome(self, waiter: _Waiter, ask: Ask, ref: KeyRef | None) -> tuple[Answer, bool]:
+    async def _outcome(self, waiter: Waiter, ask: Ask, ref: KeyRef | None) -> tuple[Answer, bool]:
         answer = waiter.answer
         if answer is not None and (answer.final or ref is None or answer.status < 400):
             return answer, False
@@ -391,13 +393,15 @@ class Router:
             retry_after_s=1,
         )
 
-    async def _still_running(self, waiter: _Waiter, ask: Ask) -> Answer:
+    async def _still_running(self, waiter: Waiter, ask: Ask) -> Answer:
         """No final answer came within the wait: 202 with the state as it is."""
         try:
             found = await self._ledger.payments([waiter.payment_id])
         except LedgerUnavailable:
             found = {}
-        payment = found.get(waiter.payment_id)
+        return self._as_it_is(found.get(waiter.payment_id), waiter, ask)
+
+    def _as_it_is(self, payment: Payment | None, waiter: Waiter, ask: Ask) -> Answer:
         if payment is None:
             return self._accepted_unseen(waiter, ask)
         if (
@@ -416,7 +420,7 @@ class Router:
             retry_after_s=1,
         )
 
-    def _accepted_unseen(self, waiter: _Waiter, ask: Ask) -> Answer:
+    def _accepted_unseen(self, waiter: Waiter, ask: Ask) -> Answer:
         """The request is with the writer and cannot be read yet; the same key will tell."""
         if not isinstance(ask.command, Open):
             return self._no(
@@ -444,6 +448,134 @@ class Router:
             retry_after_s=2,
         )
 
+    # --- batches ----------------------------------------------------------------------------
+
+    async def ask_many(self, asks: Sequence[Ask]) -> list[tuple[Answer, bool]]:
+        """Do many at once, each as `ask` would: the answers in order.
+
+        Those of one payment run in the order given. What there is no room for waits for room.
+        """
+        gathering = Gathering(asks, self._now + self._wait_s, self._new_event())
+        self._gatherings.append(gathering)
+        try:
+            self._start_items(self._settings.batch_window)
+            await gathering.done.wait()
+        finally:
+            # What has not started by now never will.
+            gathering.end()
+            self._gatherings.remove(gathering)
+        return await self._gathered(gathering)
+
+    def _start_items(self, most: int) -> None:
+        """Start items, of each batch in turn, until `most` of them are under way."""
+        gatherings = self._gatherings
+        most = min(most, self._settings.batch_credits)
+        empty = 0
+        while empty < len(gatherings) and self._batch_items < most and self._credits > 0:
+            gathering = gatherings[0]
+            gatherings.rotate(-1)
+            if not gathering.ready:
+                empty += 1
+                continue
+            empty = 0
+            place = gathering.ready.popleft()
+            if not self._start(gathering, place):
+                gathering.ready.append(place)
+                return
+
+    def _start(self, gathering: Gathering, place: int) -> bool:
+        """Replay, join, admit or refuse an item. False: its shard has no room at the moment."""
+        ask = gathering.asks[place]
+        ref = _ref_of(ask)
+        if ref is not None:
+            known = self._answered.get(ref)
+            running = self._in_flight.get(ref)
+            if known is not None:
+                same = known[0] == ask.fingerprint
+                gathering.answer(place, known[1] if same else self._reused(ask), replayed=same)
+                return True
+            if running is not None:
+                if running.fingerprint == ask.fingerprint:
+                    gathering.wait_for(place, running)
+                else:
+                    gathering.answer(place, self._reused(ask))
+                return True
+        waiter = self._admit(ask, ref, None)
+        if isinstance(waiter, Refusal):
+            if waiter is _OVERLOADED:
+                return False
+            gathering.refuse(place, waiter)
+            return True
+        self._batch_items += 1
+        waiter.gathering = gathering
+        gathering.wait_for(place, waiter)
+        return True
+
+    async def _gathered(self, gathering: Gathering) -> list[tuple[Answer, bool]]:
+        """Every item's answer. Nearly always all of them are there."""
+        asks, answers = gathering.asks, gathering.answers
+        behind = gathering.followers()
+        open_: list[tuple[int, Waiter]] = []
+        unsure: list[int] = []
+        for place, waiter in enumerate(gathering.waiters):
+            if answers[place] is not None or place in gathering.copies:
+                continue
+            if waiter is None:
+                if place in gathering.refusals:
+                    unsure.append(place)
+                else:
+                    refusal = _BEHIND if place in behind else _OVERLOADED
+                    answers[place] = (self._no(asks[place], refusal), False)
+                continue
+            answer = waiter.answer
+            is_own = waiter.gathering is gathering
+            if answer is not None and (answer.final or answer.status < 400):
+                answers[place] = (answer, answer.final and not is_own)
+            elif answer is None and not waiter.key_taken and (is_own or waiter.is_woken):
+                open_.append((place, waiter))
+            else:
+                unsure.append(place)
+        if open_:
+            await self._tell_open(gathering, open_)
+        if unsure:
+            unsure.reverse()
+            async with anyio.create_task_group() as tasks:
+                for _ in range(min(len(unsure), _READERS)):
+                    tasks.start_soon(self._settle_unsure, gathering, unsure)
+        for place, first in gathering.copies.items():
+            told = answers[first]
+            assert told is not None
+            same = asks[place].fingerprint == asks[first].fingerprint
+            answers[place] = (
+                (told[0], told[0].final) if same else (self._reused(asks[place]), False)
+            )
+        return cast(list[tuple[Answer, bool]], answers)
+
+    async def _tell_open(self, gathering: Gathering, open_: list[tuple[int, Waiter]]) -> None:
+        """202 with the state as it is, for those without an answer within the wait: one read."""
+        try:
+            found = await self._ledger.payments([waiter.payment_id for _, waiter in open_])
+        except LedgerUnavailable:
+            found = {}
+        for place, waiter in open_:
+            answer = self._as_it_is(found.get(waiter.payment_id), waiter, gathering.asks[place])
+            gathering.answers[place] = (answer, False)
+
+    async def _settle_unsure(self, gathering: Gathering, places: list[int]) -> None:
+        """Answer, from the end, what has to be looked up in the ledger one by one."""
+        while places:
+            place = places.pop()
+            ask = gathering.asks[place]
+            ref = _ref_of(ask)
+            waiter = gathering.waiters[place]
+            if waiter is None:
+                told = await self._not_admitted(gathering.refusals[place], ask, ref)
+            elif waiter.gathering is gathering or ref is None:
+                told = await self._outcome(waiter, ask, ref)
+            else:
+                told = await self._joined(waiter, ask, ref)
+            gathering.answers[place] = told
+
     # --- webhooks ---------------------------------------------------------------------------
 
     async def webhook(
@@ -468,7 +600,8 @@ class Router:
             "content-type": headers.get("content-type", "")
         }
         row = InboxRow(gateway, event.event_id, now_ms, kept, raw)
-        waiter = _Waiter(request_id, "", None, b"", self._now + self._wait_s, self._new_event())
+        done = self._new_event()
+        waiter = Waiter(request_id, "", None, b"", self._now + self._wait_s, done)
         try:
             self._directory.mailboxes["webhooks"].put_nowait(WebhookReceived(request_id, row))
         except (MailboxFull, MailboxRevoked):
@@ -476,14 +609,27 @@ class Router:
         self._credits -= 1
         self._waiters[request_id] = waiter
         self._by_deadline.append(waiter)
-        await waiter.done.wait()
+        await done.wait()
         # Without a reply it is not known to be durable, so the gateway must send it again.
         return waiter.answer if waiter.answer is not None else refuse(_LEDGER_DOWN)
+
+
+def _ref_of(ask: Ask) -> KeyRef | None:
+    """The key of a request, among those of its merchant and mode."""
+    if ask.key is None:
+        return None
+    return KeyRef(ask.command.merchant_id, ask.command.livemode, ask.key)
 
 
 _OVERLOADED = Refusal(
     "overloaded",
     "More is under way than this engine admits; nothing was done. Try again shortly.",
+    retry_after_s=1,
+)
+
+_BEHIND = Refusal(
+    "operation_unresolved",
+    "An earlier item of this payment has no answer yet, so this one was not done. Send it again.",
     retry_after_s=1,
 )
 

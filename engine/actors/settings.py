@@ -16,6 +16,10 @@ class ActorSettings(msgspec.Struct, frozen=True):
 
     `credits` bounds the requests under way. Whatever was admitted is never refused again on its
     way, so every mailbox has reserved room for what `credits` can cause (`reserved`).
+
+    Items of batches run `batch_window` at a time while they are answered promptly, so that the
+    requests between them do not wait for a whole batch. Where answers are slow, more are let in,
+    as far as `batch_credits`.
     """
 
     shards: int = 4
@@ -29,13 +33,14 @@ class ActorSettings(msgspec.Struct, frozen=True):
     inbox_retry_ms: int = 5_000
     inbox_give_up_ms: int = 3_600_000
     answered_keys_max: int = 20_000
+    batch_window: int = 256
     park_retry_s: float = 30.0
     fees: Mapping[str, FeeSchedule] = {}
 
     def __post_init__(self) -> None:
         """Raises ValueError where a queue could not hold what is admitted."""
-        if self.shards < 1 or self.credits < 1:
-            raise ValueError("shards and credits must be at least 1")
+        if self.shards < 1 or self.credits < 1 or self.batch_window < 1:
+            raise ValueError("shards, credits and batch_window must be at least 1")
         if self.shard_capacity < self.credits:
             raise ValueError(
                 f"shard_capacity ({self.shard_capacity}) must be at least credits "
@@ -50,6 +55,11 @@ class ActorSettings(msgspec.Struct, frozen=True):
         come on top; the room costs nothing until it is used.
         """
         return 1_000_000
+
+    @property
+    def batch_credits(self) -> int:
+        """The most credits that items of batches hold; the rest is for single requests."""
+        return max(1, self.credits // 2)
 
     def fees_of(self, merchant_id: str) -> FeeSchedule:
         """The fee schedule of a merchant; none means no fee."""

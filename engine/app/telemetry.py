@@ -211,6 +211,8 @@ class StructlogTelemetry:
         took_s: float,
         replayed: bool,
         trace_id: str | None,
+        items: int = 0,
+        items_failed: int = 0,
     ) -> None:
         """The canonical line, and the count, of one request. What is not known is left out."""
         self.metrics.request(route, status, took_s)
@@ -235,6 +237,9 @@ class StructlogTelemetry:
             fields["replayed"] = True
         if trace_id is not None:
             fields["trace_id"] = trace_id
+        if items:
+            fields["items"] = items
+            fields["items_failed"] = items_failed
         self._write(self._render_own(fields) if own else self._render(fields))
 
     def payment_outcome(self, payment: Payment, op: int, outcome: str, took_ms: int) -> None:

@@ -138,6 +138,8 @@ class Api:
             took_s=time.monotonic() - request.started_s,
             replayed=call.replayed,
             trace_id=trace_id_of(request.headers.get("traceparent")),
+            items=call.items,
+            items_failed=call.items_failed,
         )
 
 

@@ -59,6 +59,47 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T | Refusal:
     return _examine(body) or value
 
 
+def decode_each(
+    body: bytes,
+    whole: msgspec.json.Decoder[Any],
+    parts: msgspec.json.Decoder[Any],
+    part: msgspec.json.Decoder[T],
+) -> list[T | Refusal] | Refusal:
+    """Decode a body of many items, so that one that is malformed does not fail the others.
+
+    The usual body is decoded as a `whole`. Only where that fails it is taken apart: what is wrong
+    with the body itself refuses it all, what is wrong with an item becomes that item's refusal.
+    `whole` has a list of `items`, `parts` the same list as `msgspec.Raw`, `part` is one of them.
+    The types must be closed (no field of any shape), which bounds the depth of what they accept.
+    """
+    try:
+        items: list[T | Refusal] = whole.decode(body).items
+        may_hold_nul = _BACKSLASH in body and b"\\u0000" in body
+        # The names are counted as in `decode`.
+        if not may_hold_nul and _names(_untyped(body)) == body.count(b":"):
+            return items
+        if _examine(body) is None:
+            return items
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        texts = parts.decode(body).items
+        # Items are skipped over above; this reads every byte of them.
+        _untyped(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return _explain(body, error)
+    members = json.loads(body, object_pairs_hook=list, parse_int=_zero, parse_float=_zero)
+    try:
+        _once(members)
+    except _DuplicateError as error:
+        return _duplicate(error)
+    found: list[T | Refusal] = []
+    for text in texts:
+        item = decode(bytes(text), part)
+        found.append(item)
+    return found
+
+
 _DEPTH_EXCEEDED: Final = Refusal(
     code="depth_exceeded", detail=f"Objects and arrays may be nested {DEPTH_MAX} deep."
 )
@@ -107,6 +148,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
+def _duplicate(error: _DuplicateError) -> Refusal:
+    name = _echo(error.args[0])
+    return Refusal("duplicate_key", f"`{name}` occurs more than once.", name)
+
+
 def _zero(_number: str) -> int:
     """Stand in for a number: its digits do not matter here, and may be too many for Python."""
     return 0
@@ -117,8 +163,7 @@ def _examine(body: bytes) -> Refusal | None:
     try:
         value = json.loads(body, object_pairs_hook=_once, parse_int=_zero, parse_float=_zero)
     except _DuplicateError as error:
-        name = _echo(error.args[0])
-        return Refusal("duplicate_key", f"`{name}` occurs more than once.", name)
+        return _duplicate(error)
     return _nul(value, "") if b"\\u0000" in body else None
 
 

@@ -39,8 +39,13 @@ class HttpTelemetry(Telemetry, Protocol):
         took_s: float,
         replayed: bool,
         trace_id: str | None,
+        items: int = 0,
+        items_failed: int = 0,
     ) -> None:
-        """The canonical line, and the count, of one request. `code` is empty for a success."""
+        """The canonical line, and the count, of one request. `code` is empty for a success.
+
+        `items` are those of a batch, `items_failed` those answered 400 or above.
+        """
         ...
 
 
@@ -85,6 +90,8 @@ class Call:
         "code",
         "documents",
         "idempotency_key",
+        "items",
+        "items_failed",
         "key",
         "payment_id",
         "query",
@@ -108,6 +115,9 @@ class Call:
         self.payment_id = ""
         """For the log."""
         self.replayed = False
+        self.items = 0
+        """For the log: how many items a batch had; and how many of them were refused or failed."""
+        self.items_failed = 0
 
     def refused(self, refusal: Refusal) -> Response:
         """The problem document of a refusal."""

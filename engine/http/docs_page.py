@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any, Final
 
+from engine.http.idempotency import HEADER
 from engine.http.openapi import Document
 
 _STYLE: Final = """
@@ -129,10 +130,12 @@ def _answer_type(content: dict[str, Any]) -> str:
 
 def _curl(path: str, operation: dict[str, Any], example: Any) -> str:
     """A command that works against the simulator."""
+    takes_key = any(one.get("name") == HEADER for one in operation.get("parameters", ()))
+    key = f'  -H "{HEADER}: {operation["operationId"]}-1" \\\n' if takes_key else ""
     return (
         f"curl http://localhost:8080{path} \\\n"
         '  -H "Authorization: Bearer $API_KEY" \\\n'
-        f'  -H "Idempotency-Key: {operation["operationId"]}-1" \\\n'
+        f"{key}"
         '  -H "Content-Type: application/json" \\\n'
         f"  -d '{json.dumps(example)}'"
     )

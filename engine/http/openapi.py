@@ -168,6 +168,10 @@ def _schemas(routes: Iterable[Route]) -> dict[str, Any]:
         schemas["EventData"]["properties"]["object"] = {
             "anyOf": [{"$ref": f"{_SCHEMAS}Payment"}, {"$ref": f"{_SCHEMAS}Refund"}]
         }
+    if "BatchResult" in schemas:
+        schemas["BatchResult"]["properties"]["body"] = {
+            "anyOf": [{"$ref": f"{_SCHEMAS}{name}"} for name in ("Payment", "Refund", "Problem")]
+        }
     return dict(sorted(schemas.items()))
 
 

@@ -12,9 +12,9 @@ from engine.domain.payment import Payment
 from engine.domain.refusals import Refusal
 from engine.domain.representation import payment_bytes, rfc3339
 from engine.http.calls import Call, Parts, ok
+from engine.http.commands import PAYMENT, payment_not_found
 from engine.http.exchange import Response
 from engine.http.pages import page, position_of
-from engine.http.payments import PAYMENT, payment_not_found
 from engine.http.views import TRANSFER, TimelineEntry, TimelineView, transfer_view
 from engine.ports import PaymentFilter, TimelineRow, TransferRow
 

@@ -6,19 +6,28 @@ from typing import Any, Final, get_args
 
 from engine.domain.payment import PaymentStatus
 from engine.domain.representation import PaymentView, RefundView
-from engine.http import payment_reads, payments
+from engine.http import batches, payment_reads, payments
 from engine.http.query import PAGE, choice, moment, text
-from engine.http.requests import CancelPayment, CapturePayment, OpenPayment, RefundPayment
+from engine.http.requests import (
+    CancelPayment,
+    CapturePayment,
+    OpenPayment,
+    PaymentBatch,
+    RefundPayment,
+)
 from engine.http.routing import Answered, Route
-from engine.http.views import TimelineView
+from engine.http.views import BatchView, TimelineView
 
 _PAYMENT_STATUSES: Final[tuple[str, ...]] = get_args(PaymentStatus)
 _REFUND_STATUSES: Final = ("pending", "succeeded", "failed", "unknown")
 
-_EXAMPLE: Final[dict[str, Any]] = {
+_PRICE: Final[dict[str, Any]] = {
     "amount": 1099,
     "currency": "USD",
     "payment_method": "pm_card_visa",
+}
+_EXAMPLE: Final[dict[str, Any]] = {
+    **_PRICE,
     "reference": "order-1001",
     "metadata": {"basket": "17"},
 }
@@ -85,7 +94,7 @@ PAYMENT_ROUTES: Final[tuple[Route, ...]] = (
     Route(
         method="POST",
         template="/v1/payments/{id}/capture",
-        handler=payments.capture,
+        handler=payments.change,
         name="capturePayment",
         summary="Take what was reserved, or a part of it",
         tag="Payments",
@@ -107,7 +116,7 @@ PAYMENT_ROUTES: Final[tuple[Route, ...]] = (
     Route(
         method="POST",
         template="/v1/payments/{id}/cancel",
-        handler=payments.cancel,
+        handler=payments.change,
         name="cancelPayment",
         summary="Release what was reserved and is not captured",
         tag="Payments",
@@ -125,7 +134,7 @@ PAYMENT_ROUTES: Final[tuple[Route, ...]] = (
     Route(
         method="POST",
         template="/v1/payments/{id}/refund",
-        handler=payments.refund,
+        handler=payments.change,
         name="refundPayment",
         summary="Give back what was captured, or a part of it",
         tag="Payments",
@@ -142,6 +151,31 @@ PAYMENT_ROUTES: Final[tuple[Route, ...]] = (
             "amount_too_large",
             "amount_exceeds_refundable",
             "pan_not_allowed",
+        ),
+    ),
+    Route(
+        method="POST",
+        template=batches.PATH,
+        handler=batches.batch,
+        name="batchPayments",
+        summary="Up to 1,000 operations, each with a key and an answer of its own",
+        tag="Payments",
+        body=PaymentBatch,
+        itemised=True,
+        example={
+            "items": [
+                {"idempotency_key": "order-1003", "operation": "authorize", **_PRICE},
+                {"idempotency_key": "order-1004", "operation": "purchase", **_PRICE},
+            ]
+        },
+        answers=(
+            Answered(
+                200,
+                BatchView,
+                "One result per item, in order. What is wrong with one item is its result; a"
+                " result of status 202, or with a retryable problem, is for sending again with the"
+                " same key, in a batch or by itself.",
+            ),
         ),
     ),
     Route(

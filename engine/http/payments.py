@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from engine.domain.commands import Cancel, Capture, Command, Open, Refund
-from engine.domain.ids import is_id
+from engine.domain.commands import Command
 from engine.domain.refusals import Refusal
 from engine.http.calls import Call, Parts
+from engine.http.commands import change_command, open_command
 from engine.http.exchange import Response
 from engine.http.idempotency import fingerprint
-from engine.http.requests import CancelPayment, CapturePayment, OpenPayment, RefundPayment
-from engine.http.values import currency_of, gateway_refusal, options_refusal, pan_refusal
+from engine.http.values import may_hold_pan
 from engine.ports import Ask
-
-PAYMENT = "pay_"
-
-
-def payment_not_found() -> Refusal:
-    """The same words whether it is not there, another merchant's, or no id at all."""
-    return Refusal("payment_not_found", "No such payment was found for this key.")
 
 
 async def authorize(parts: Parts, call: Call) -> Response:
@@ -31,83 +23,23 @@ async def purchase(parts: Parts, call: Call) -> Response:
 
 
 async def _open(parts: Parts, call: Call, *, purchase: bool) -> Response:
-    body: OpenPayment = call.body
-    refusal = pan_refusal(call.request.body, body)
-    if refusal is not None:
-        return call.refused(refusal)
-    currency = currency_of(body.currency)
-    if isinstance(currency, Refusal):
-        return call.refused(currency)
-    gateway = body.gateway or parts.default_gateway
-    refusal = gateway_refusal(parts.gateways, gateway, body.payment_method)
-    if refusal is None:
-        refusal = options_refusal(body)
-    if refusal is not None:
-        return call.refused(refusal)
-    key = call.key
-    command = Open(
-        key.merchant_id,
-        key.livemode,
-        purchase,
-        body.amount,
-        currency,
-        body.payment_method,
-        gateway,
-        body.customer,
-        body.subscription,
-        body.reference,
-        body.description,
-        body.statement_descriptor,
-        body.return_url,
-        body.metadata,
-    )
+    suspect = may_hold_pan(call.request.body)
+    command = open_command(parts, call.key, call.body, purchase=purchase, suspect=suspect)
     return await _ask(parts, call, command, None)
 
 
-async def capture(parts: Parts, call: Call) -> Response:
-    """Take what was reserved, or a part of it."""
-    if not is_id(PAYMENT, call.segment):
-        return call.refused(payment_not_found())
-    body: CapturePayment = call.body
-    key = call.key
-    command = Capture(key.merchant_id, key.livemode, body.amount, body.final)
+async def change(parts: Parts, call: Call) -> Response:
+    """Capture, cancel or refund: the body, of the Struct that the route names, tells which."""
+    suspect = may_hold_pan(call.request.body)
+    command = change_command(parts, call.key, call.body, call.segment, suspect=suspect)
     return await _ask(parts, call, command, call.segment)
 
 
-async def cancel(parts: Parts, call: Call) -> Response:
-    """Release what was reserved and is not captured."""
-    if not is_id(PAYMENT, call.segment):
-        return call.refused(payment_not_found())
-    body: CancelPayment = call.body
-    refusal = pan_refusal(call.request.body, body)
-    if refusal is not None:
-        return call.refused(refusal)
-    key = call.key
-    command = Cancel(key.merchant_id, key.livemode, body.reason)
-    return await _ask(parts, call, command, call.segment)
-
-
-async def refund(parts: Parts, call: Call) -> Response:
-    """Give back what was captured, or a part of it."""
-    if not is_id(PAYMENT, call.segment):
-        return call.refused(payment_not_found())
-    body: RefundPayment = call.body
-    refusal = pan_refusal(call.request.body, body)
-    if refusal is not None:
-        return call.refused(refusal)
-    key = call.key
-    command = Refund(
-        key.merchant_id,
-        key.livemode,
-        parts.ids.new("re", call.segment),
-        body.amount,
-        body.reason,
-        body.metadata,
-    )
-    return await _ask(parts, call, command, call.segment)
-
-
-async def _ask(parts: Parts, call: Call, command: Command, payment_id: str | None) -> Response:
+async def _ask(
+    parts: Parts, call: Call, command: Command | Refusal, payment_id: str | None
+) -> Response:
+    if isinstance(command, Refusal):
+        return call.refused(command)
     request = call.request
     if payment_id is not None:
         call.payment_id = payment_id

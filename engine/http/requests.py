@@ -6,7 +6,7 @@ payment method, a URL) is in `values`.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -130,3 +130,77 @@ class RefundPayment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No fields: the path says it all."""
+
+
+# --- batches ----------------------------------------------------------------------------------
+
+BATCH_ITEMS_MAX: Final = 1_000
+
+ItemKey = Annotated[
+    str,
+    Meta(
+        description="What the `Idempotency-Key` header is to a single request: either way it is"
+        " the same key.",
+        examples=["order-1001"],
+    ),
+]
+PaymentId = Annotated[str, Meta(description="The payment's id, `pay_…`.")]
+
+
+class AuthorizeItem(OpenPayment, frozen=True, kw_only=True, tag="authorize", tag_field="operation"):
+    """As `POST /v1/payments/authorize`."""
+
+    idempotency_key: ItemKey
+
+
+class PurchaseItem(OpenPayment, frozen=True, kw_only=True, tag="purchase", tag_field="operation"):
+    """As `POST /v1/payments/purchase`."""
+
+    idempotency_key: ItemKey
+
+
+class CaptureItem(CapturePayment, frozen=True, kw_only=True, tag="capture", tag_field="operation"):
+    """As `POST /v1/payments/{id}/capture`."""
+
+    idempotency_key: ItemKey
+    payment: PaymentId
+
+
+class CancelItem(CancelPayment, frozen=True, kw_only=True, tag="cancel", tag_field="operation"):
+    """As `POST /v1/payments/{id}/cancel`."""
+
+    idempotency_key: ItemKey
+    payment: PaymentId
+
+
+class RefundItem(RefundPayment, frozen=True, kw_only=True, tag="refund", tag_field="operation"):
+    """As `POST /v1/payments/{id}/refund`."""
+
+    idempotency_key: ItemKey
+    payment: PaymentId
+
+
+BatchItem = AuthorizeItem | PurchaseItem | CaptureItem | CancelItem | RefundItem
+
+_Bounds = Meta(min_length=1, max_length=BATCH_ITEMS_MAX)
+
+
+class PaymentBatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Operations that are sent together and succeed or fail each by itself.
+
+    Items of one payment run in the order given, each after the answer of the one before.
+    """
+
+    items: Annotated[list[BatchItem], _Bounds]
+
+
+class RawBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A batch whose items are still text, to be judged one by one."""
+
+    items: Annotated[list[msgspec.Raw], _Bounds]
+
+
+class AnyItem(msgspec.Struct, frozen=True):
+    """What can be told of an item that is not well-formed: its key, if that much is."""
+
+    idempotency_key: Any = None

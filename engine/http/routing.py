@@ -48,6 +48,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     body: type[msgspec.Struct] | None = None
     raw: bool = False
     """The body is taken as bytes, of any content type."""
+    itemised: bool = False
+    """The handler decodes the body, because what is wrong with a part of it fails no other."""
     query: tuple[Param, ...] = ()
     refusals: tuple[str, ...] = ()
     """Codes it can answer beside those that follow from the rest of the route."""
@@ -74,7 +76,7 @@ class Bound:
         self.defaults: Mapping[str, Any] = {param.name: param.default for param in route.query}
         self.decoder: msgspec.json.Decoder[Any] | None = None
         self.body_is_optional = False
-        if route.body is not None:
+        if route.body is not None and not route.itemised:
             self.decoder = msgspec.json.Decoder(route.body)
             fields = msgspec.structs.fields(route.body)
             self.body_is_optional = not any(field.required for field in fields)

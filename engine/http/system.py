@@ -9,10 +9,10 @@ import msgspec
 
 from engine.domain.refusals import Refusal
 from engine.http.calls import Call, Parts, ok
+from engine.http.commands import payment_not_found
 from engine.http.documents import PAGE_TYPE
 from engine.http.exchange import Response
 from engine.http.pages import page, position_of
-from engine.http.payments import payment_not_found
 from engine.http.views import (
     AuthenticationCompleted,
     DeadLetterRetried,

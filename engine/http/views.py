@@ -113,6 +113,30 @@ class TimelineView(msgspec.Struct, frozen=True):
     data: list[TimelineEntry]
 
 
+class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one item: what a single request would have answered.
+
+    `idempotency_key` is null where the item had none, or none that is allowed. `location` and
+    `retry_after` (seconds) stand for the headers of a single request; `replayed` says that the
+    answer repeats the first one given to this key. Below 400 `body` is the payment or the refund,
+    else the problem document.
+    """
+
+    idempotency_key: str | None
+    status: int
+    body: dict[str, Any]
+    replayed: bool = False
+    location: str | None = None
+    retry_after: int | None = None
+
+
+class BatchView(msgspec.Struct, frozen=True):
+    """One result per item, in the order of the items."""
+
+    object: Literal["batch"]
+    data: list[BatchResult]
+
+
 class DeadLetterView(msgspec.Struct, frozen=True):
     """Work that could not be done and waits for a person. `subject` is what it is about."""
 

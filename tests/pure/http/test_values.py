@@ -10,8 +10,9 @@ from engine.http.values import (
     currency_of,
     gateway_refusal,
     is_http_url,
+    may_hold_pan,
     options_refusal,
-    pan_refusal,
+    pan_in,
 )
 
 PAN = "4242 4242 4242 4242"
@@ -22,6 +23,10 @@ def body(**changed: object) -> tuple[bytes, OpenPayment | Refusal]:
     fields = {"amount": 1099, "currency": "USD", "payment_method": "pm_card_visa", **changed}
     raw = msgspec.json.encode({name: value for name, value in fields.items() if value != "absent"})
     return raw, decode(raw, DECODER)
+
+
+def pan_refusal(raw: bytes, decoded: OpenPayment) -> Refusal | None:
+    return pan_in(decoded) if may_hold_pan(raw) else None
 
 
 @pytest.mark.parametrize(

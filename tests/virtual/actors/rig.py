@@ -232,14 +232,19 @@ class World:
     async def ask(
         self, command: Any, payment_id: str | None = None, key: str | None = None
     ) -> tuple[Answer, bool]:
+        with trio.fail_after(600):
+            return await self.system.router.ask(self.asking(command, payment_id, key))
+
+    def asking(self, command: Any, payment_id: str | None = None, key: str | None = None) -> Ask:
         self.count += 1
         key = f"key-{self.count}" if key is None else key
         path = f"/v1/payments/{payment_id or 'authorize'}"
         fingerprint = msgspec.json.encode((path, command))
+        return Ask(f"req_{self.count}", command, payment_id, key, fingerprint, path)
+
+    async def ask_many(self, asks: Sequence[Ask]) -> list[tuple[Answer, bool]]:
         with trio.fail_after(600):
-            return await self.system.router.ask(
-                Ask(f"req_{self.count}", command, payment_id, key, fingerprint, path)
-            )
+            return await self.system.router.ask_many(asks)
 
     async def open(
         self,

@@ -4,7 +4,7 @@ The front answers from the machine at once. What the gateway says is decided by 
 method, as with the simulator.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -176,6 +176,9 @@ class World:
         if answer.final:
             self.answers[ref] = (ask.fingerprint, answer)
         return answer, False
+
+    async def ask_many(self, asks: Sequence[Ask]) -> list[tuple[Answer, bool]]:
+        return [await self.ask(ask) for ask in asks]
 
     def env(self) -> Env:
         self.now += 1
