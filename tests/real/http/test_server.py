@@ -299,6 +299,17 @@ async def test_a_chunked_body_over_the_limit_is_not_read_to_its_end() -> None:
         await client.wait_closed()
 
 
+@pytest.mark.parametrize("zeros", [1, 4_299, 5_000])
+async def test_a_length_may_begin_with_zeros(zeros: int) -> None:
+    length = b"Content-Length: " + b"0" * zeros + b"2\r\n"
+    head = b"POST /x HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n" + length
+    async with running() as server:
+        client = await server.connect()
+        await client.send(head + b"\r\n{}")
+        answer = await client.read()
+        assert (answer.status, answer.json["body"]) == (200, "{}")
+
+
 async def test_the_size_is_judged_before_the_encoding_and_the_type() -> None:
     async with running(limits=FAST) as engine:
         client = await engine.connect()
