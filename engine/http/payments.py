@@ -9,7 +9,7 @@ from engine.http.calls import Call, Parts
 from engine.http.exchange import Response
 from engine.http.idempotency import fingerprint
 from engine.http.requests import CancelPayment, CapturePayment, OpenPayment, RefundPayment
-from engine.http.values import currency_of, gateway_refusal, options_refusal, pan_refusal
+from engine.http.values import currency_of, gateway_refusal, options_refusal, private_refusal
 from engine.ports import Ask
 
 PAYMENT = "pay_"
@@ -32,7 +32,7 @@ async def purchase(parts: Parts, call: Call) -> Response:
 
 async def _open(parts: Parts, call: Call, *, purchase: bool) -> Response:
     body: OpenPayment = call.body
-    refusal = pan_refusal(call.request.body, body)
+    refusal = private_refusal(call.request.body, body)
     if refusal is not None:
         return call.refused(refusal)
     currency = currency_of(body.currency)
@@ -79,7 +79,7 @@ async def cancel(parts: Parts, call: Call) -> Response:
     if not is_id(PAYMENT, call.segment):
         return call.refused(payment_not_found())
     body: CancelPayment = call.body
-    refusal = pan_refusal(call.request.body, body)
+    refusal = private_refusal(call.request.body, body)
     if refusal is not None:
         return call.refused(refusal)
     key = call.key
@@ -92,7 +92,7 @@ async def refund(parts: Parts, call: Call) -> Response:
     if not is_id(PAYMENT, call.segment):
         return call.refused(payment_not_found())
     body: RefundPayment = call.body
-    refusal = pan_refusal(call.request.body, body)
+    refusal = private_refusal(call.request.body, body)
     if refusal is not None:
         return call.refused(refusal)
     key = call.key
