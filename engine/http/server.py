@@ -186,6 +186,8 @@ class _Connection(web.RequestHandler):
         if self._close or self._force_close:
             return
         before = self._request_count
+        # What completes a body belongs to it; only what comes after a whole one begins a head.
+        begins_head = self._newest.is_eof()
         super().data_received(data)
         if self._request_count != before:
             if not self._newest.is_eof():
@@ -194,7 +196,7 @@ class _Connection(web.RequestHandler):
             self._newest = self._messages[-1][1]
             self._head_since = 0.0
             self._head_bytes = 0
-        elif data and self._newest.is_eof():
+        elif data and begins_head:
             if not self._head_since:
                 self._head_since = time.monotonic()
             self._head_bytes += len(data)

@@ -456,6 +456,19 @@ async def test_a_half_sent_head_after_a_request_is_closed_too() -> None:
         assert await client.wait_closed() == b""
 
 
+async def test_a_body_that_came_after_its_head_is_no_half_sent_head() -> None:
+    """Most clients send the two in two writes, and keep the connection."""
+    async with running(limits=FAST) as server:
+        client = await server.connect()
+        head = b"POST /x HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
+        for _ in range(2):
+            await client.send(head + b"Content-Length: 2\r\n\r\n")
+            await anyio.sleep(0.02)
+            await client.send(b"{}")
+            assert (await client.read()).status == 200
+            await anyio.sleep(FAST.head_s * 4)
+
+
 async def test_trickling_a_head_does_not_move_its_deadline() -> None:
     async with running(limits=FAST) as engine:
         client = await engine.connect()
