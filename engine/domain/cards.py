@@ -16,7 +16,7 @@ some substring searches.
 import re
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import AnyStr, Final
+from typing import AnyStr, Final, Literal
 
 _DIGITS_MIN: Final = 13
 
@@ -70,6 +70,11 @@ _SECRET: Final = re.compile(
     rb"(?i:(sk_(?:test|live)_|whsec_)[0-9a-z+/_=\-]+|(bearer(?:[ \t]|%20)+)[0-9a-z\-._~+/=]{8,})"
 )
 
+# Not in the middle of a word, and longer than a word that only speaks of keys.
+_KEPT_SECRET: Final = re.compile(
+    rb"(?<![0-9A-Za-z])(?i:sk_(?:test|live)_|whsec_)[0-9A-Za-z+/_=\-]{8,}"
+)
+
 # For the first look: digits become "0", letters lower case, separators vanish.
 _FOLD: Final = bytes(48 if 48 <= byte <= 57 else byte for byte in bytes(range(256)).lower())
 _DIGITS_FOLDED: Final = "0" * _DIGITS_MIN
@@ -92,6 +97,20 @@ def find_pan(text: str | bytes) -> str | None:
     for _, _, last_four in _pans(line):
         return last_four.decode()
     return None
+
+
+def find_private(text: str | bytes) -> Literal["card number", "secret"] | None:
+    """What in `text` must not be kept: a card number, an API key or a webhook's secret.
+
+    A bearer token does not count here: "bearer" is also a word of ordinary text.
+    """
+    line = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    folded = _folded(line)
+    if _DIGITS_FOLDED in folded:
+        for _ in _pans(line):
+            return "card number"
+    may_be_secret = "sk_live_" in folded or "sk_test_" in folded or "whsec_" in folded
+    return "secret" if may_be_secret and _KEPT_SECRET.search(line) is not None else None
 
 
 def redact(text: AnyStr) -> AnyStr:

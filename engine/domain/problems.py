@@ -91,6 +91,7 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "multiple_capture_unsupported": Kind(422, "The gateway captures only once"),
     "payment_method_unknown": Kind(422, "The payment method is not known"),
     "pan_not_allowed": Kind(422, "A card number is not allowed here"),
+    "secret_not_allowed": Kind(422, "An API key or a webhook's secret is not allowed here"),
     "reference_taken": Kind(422, "Another payment has this reference"),
     "idempotency_key_reused": Kind(422, "The key belongs to another request"),
     "parameter_invalid": Kind(422, "The value is not allowed"),

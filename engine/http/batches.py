@@ -39,7 +39,7 @@ from engine.http.requests import (
     RefundItem,
     RefundPayment,
 )
-from engine.http.values import may_hold_pan
+from engine.http.values import may_be_private
 from engine.ports import Ask
 
 PATH: Final = "/v1/payments/batch"
@@ -109,7 +109,7 @@ async def batch(parts: Parts, call: Call) -> Response:
     texts: list[msgspec.Raw] = []
     if any(isinstance(item, Refusal) for item in found):
         texts = _parts.decode(body).items
-    suspect = may_hold_pan(body)
+    suspect = may_be_private(body)
     request_id = call.request.request_id
     items: list[Item] = []
     for number, item in enumerate(found, 1):

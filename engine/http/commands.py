@@ -11,7 +11,7 @@ from engine.domain.refusals import Refusal
 from engine.http.calls import Parts
 from engine.http.keys import ApiKey
 from engine.http.requests import CancelPayment, CapturePayment, OpenPayment, RefundPayment
-from engine.http.values import currency_of, gateway_refusal, options_refusal, pan_in
+from engine.http.values import currency_of, gateway_refusal, options_refusal, private_in
 
 PAYMENT = "pay_"
 
@@ -24,8 +24,8 @@ def payment_not_found() -> Refusal:
 def open_command(
     parts: Parts, key: ApiKey, body: OpenPayment, *, purchase: bool, suspect: bool
 ) -> Open | Refusal:
-    """Authorize or purchase. `suspect` says that the text may hold a card number."""
-    if suspect and (refusal := pan_in(body)) is not None:
+    """Authorize or purchase. `suspect` says that the text may hold a card number or a secret."""
+    if suspect and (refusal := private_in(body)) is not None:
         return refusal
     currency = currency_of(body.currency)
     if isinstance(currency, Refusal):
@@ -67,7 +67,7 @@ def change_command(
         return payment_not_found()
     if isinstance(body, CapturePayment):
         return Capture(key.merchant_id, key.livemode, body.amount, body.final)
-    if suspect and (refusal := pan_in(body)) is not None:
+    if suspect and (refusal := private_in(body)) is not None:
         return refusal
     if isinstance(body, CancelPayment):
         return Cancel(key.merchant_id, key.livemode, body.reason)

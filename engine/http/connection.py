@@ -131,6 +131,8 @@ class Connection(BaseProtocol):
         parser = self._parser
         if self._last or parser is None:
             return
+        # What completes a body belongs to it; only what comes after a whole one begins a head.
+        begins_head = self._newest.is_eof()
         messages: Any
         try:
             messages, upgraded, _ = parser.feed_data(data)
@@ -152,7 +154,7 @@ class Connection(BaseProtocol):
                 self._task = self._loop.create_task(self._serve())
             if len(queue) >= _PIPELINED_MAX and not self._buffer_paused:
                 self._pause_reading_for_buffer()
-        elif data and self._newest.is_eof():
+        elif data and begins_head:
             if not self._head_since:
                 self._head_since = time.monotonic()
             self._head_bytes += len(data)

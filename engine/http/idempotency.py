@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from engine.domain.cards import find_pan
+from engine.domain.cards import find_private
 from engine.domain.refusals import Refusal
 
 HEADER: Final = "Idempotency-Key"
@@ -38,6 +38,9 @@ _INVALID: Final = Refusal(
 _PAN: Final = Refusal(
     "pan_not_allowed", "The Idempotency-Key must not contain a card number.", HEADER
 )
+_SECRET: Final = Refusal(
+    "secret_not_allowed", "The Idempotency-Key must not contain a secret.", HEADER
+)
 
 
 def read_key(value: str) -> str | Refusal:
@@ -49,8 +52,11 @@ def read_key(value: str) -> str | Refusal:
         if quoted is None:
             return _INVALID
         key = _ESCAPE.sub(r"\1", quoted[1])
-    # A key is stored, and stored text never holds a card number.
-    return key if find_pan(key) is None else _PAN
+    # A key is stored, and stored text never holds a card number or a secret.
+    private = find_private(key)
+    if private is None:
+        return key
+    return _PAN if private == "card number" else _SECRET
 
 
 def fingerprint(method: str, path: str, body: Any) -> bytes:

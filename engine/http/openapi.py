@@ -65,7 +65,7 @@ _WITH_BODY: Final = (
     "field_missing",
     "parameter_invalid",
 )
-_WITH_IDEMPOTENCY: Final = ("idempotency_key_invalid", "pan_not_allowed")
+_WITH_IDEMPOTENCY: Final = ("idempotency_key_invalid", "pan_not_allowed", "secret_not_allowed")
 _WITH_REQUIRED: Final = (
     "idempotency_key_missing",
     "idempotency_key_reused",

@@ -8,7 +8,7 @@ from engine.http.calls import Call, Parts
 from engine.http.commands import change_command, open_command
 from engine.http.exchange import Response
 from engine.http.idempotency import fingerprint
-from engine.http.values import may_hold_pan
+from engine.http.values import may_be_private
 from engine.ports import Ask
 
 
@@ -23,14 +23,14 @@ async def purchase(parts: Parts, call: Call) -> Response:
 
 
 async def _open(parts: Parts, call: Call, *, purchase: bool) -> Response:
-    suspect = may_hold_pan(call.request.body)
+    suspect = may_be_private(call.request.body)
     command = open_command(parts, call.key, call.body, purchase=purchase, suspect=suspect)
     return await _ask(parts, call, command, None)
 
 
 async def change(parts: Parts, call: Call) -> Response:
     """Capture, cancel or refund: the body, of the Struct that the route names, tells which."""
-    suspect = may_hold_pan(call.request.body)
+    suspect = may_be_private(call.request.body)
     command = change_command(parts, call.key, call.body, call.segment, suspect=suspect)
     return await _ask(parts, call, command, call.segment)
 

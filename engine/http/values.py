@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from engine.domain.cards import find_pan
+from engine.domain.cards import find_private
 from engine.domain.ids import is_id
 from engine.domain.money import normalise_currency
 from engine.domain.refusals import Refusal
@@ -23,29 +23,35 @@ _DESCRIPTOR_FORBIDDEN: Final = frozenset("<>\\'\"*")
 _NOT_IN_URL: Final = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 
 
-def may_hold_pan(raw: bytes) -> bool:
-    """Whether any string in a JSON text can be a card number: one cheap look at all of it."""
+def may_be_private(raw: bytes) -> bool:
+    """Whether a string in a JSON text can be a card number or a secret: one look at all of it."""
     # Without a backslash every string stands in the text as it is.
-    return b"\\" in raw or find_pan(raw) is not None
+    return b"\\" in raw or find_private(raw) is not None
 
 
-def pan_in(body: msgspec.Struct) -> Refusal | None:
-    """Refuse a body with a card number in any of its strings; the number is never repeated."""
+def private_in(body: msgspec.Struct) -> Refusal | None:
+    """Refuse a body with a card number or a secret in any of its strings, without repeating it."""
     for name in body.__struct_fields__:
         value = getattr(body, name)
         if isinstance(value, str):
-            if find_pan(value) is not None:
-                return _pan(name)
+            if (private := find_private(value)) is not None:
+                return _private(private, name)
         elif isinstance(value, dict):
             for key, item in value.items():
-                if find_pan(key) is not None:
-                    return _pan(name)
-                if find_pan(item) is not None:
-                    return _pan(f"{name}.{key}")
+                if (private := find_private(key)) is not None:
+                    return _private(private, name)
+                if (private := find_private(item)) is not None:
+                    return _private(private, f"{name}.{key}")
     return None
 
 
-def _pan(param: str) -> Refusal:
+def _private(private: str, param: str) -> Refusal:
+    if private == "secret":
+        return Refusal(
+            "secret_not_allowed",
+            f"`{param}` contains an API key or a webhook's secret. Replace it where it is in use.",
+            param,
+        )
     return Refusal(
         "pan_not_allowed",
         f"`{param}` contains a card number. Send a payment method of the gateway instead.",

@@ -45,6 +45,13 @@ def test_a_card_number_as_idempotency_key_is_refused_and_not_repeated() -> None:
     assert "4242" not in refusal.detail
 
 
+def test_a_secret_as_idempotency_key_is_refused_and_not_repeated() -> None:
+    refusal = read_key("order-sk_live_51Habcdefgh")
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "secret_not_allowed"
+    assert "abcdefgh" not in refusal.detail
+
+
 def body(**changed: object) -> OpenPayment:
     fields = {"amount": 1, "currency": "USD", "payment_method": "pm", **changed}
     return OpenPayment(**fields)  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ from engine.http.values import (
     currency_of,
     gateway_refusal,
     is_http_url,
-    may_hold_pan,
+    may_be_private,
     options_refusal,
-    pan_in,
+    private_in,
 )
 
 PAN = "4242 4242 4242 4242"
@@ -25,8 +25,8 @@ def body(**changed: object) -> tuple[bytes, OpenPayment | Refusal]:
     return raw, decode(raw, DECODER)
 
 
-def pan_refusal(raw: bytes, decoded: OpenPayment) -> Refusal | None:
-    return pan_in(decoded) if may_hold_pan(raw) else None
+def private_refusal(raw: bytes, decoded: OpenPayment) -> Refusal | None:
+    return private_in(decoded) if may_be_private(raw) else None
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,37 @@ def test_a_card_number_in_any_string_is_refused_and_not_repeated(
 ) -> None:
     raw, decoded = body(**changed)
     assert isinstance(decoded, OpenPayment)
-    refusal = pan_refusal(raw, decoded)
+    refusal = private_refusal(raw, decoded)
     assert refusal is not None
     assert (refusal.code, refusal.param) == ("pan_not_allowed", param)
     assert "4242" not in refusal.detail
+
+
+@pytest.mark.parametrize(
+    ("changed", "param"),
+    [
+        ({"description": "our key is sk_live_51Habcdefgh."}, "description"),
+        ({"metadata": {"note": "SK_TEST_abcdefgh"}}, "metadata.note"),
+        ({"metadata": {"whsec_abcdefgh": "note"}}, "metadata"),
+        ({"description": "first line\nsk_live_51Habcdefgh"}, "description"),
+    ],
+)
+def test_a_secret_in_any_string_is_refused_and_not_repeated(
+    changed: dict[str, object], param: str
+) -> None:
+    raw, decoded = body(**changed)
+    assert isinstance(decoded, OpenPayment)
+    refusal = private_refusal(raw, decoded)
+    assert refusal is not None
+    assert (refusal.code, refusal.param) == ("secret_not_allowed", param)
+    assert "abcdefgh" not in refusal.detail
+
+
+@pytest.mark.parametrize("text", ["the bearer certificate", "task_live_abcdefgh", "sk_test_…"])
+def test_words_like_secrets_are_taken(text: str) -> None:
+    raw, decoded = body(description=text)
+    assert isinstance(decoded, OpenPayment)
+    assert private_refusal(raw, decoded) is None
 
 
 def test_an_escaped_card_number_is_found_too() -> None:
@@ -107,7 +134,7 @@ def test_an_escaped_card_number_is_found_too() -> None:
     )
     decoded = decode(raw, DECODER)
     assert isinstance(decoded, OpenPayment)
-    refusal = pan_refusal(raw, decoded)
+    refusal = private_refusal(raw, decoded)
     assert refusal is not None
     assert refusal.param == "description"
 
@@ -116,7 +143,7 @@ def test_an_escaped_card_number_is_found_too() -> None:
 def test_other_text_passes(name: str) -> None:
     raw, decoded = body(description=name)
     assert isinstance(decoded, OpenPayment)
-    assert pan_refusal(raw, decoded) is None
+    assert private_refusal(raw, decoded) is None
 
 
 @pytest.mark.parametrize(("text", "code"), [("usd", "USD"), ("JPY", "JPY"), ("kwd", "KWD")])

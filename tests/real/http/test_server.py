@@ -326,6 +326,17 @@ async def test_a_chunked_body_over_the_limit_is_not_read_to_its_end() -> None:
         await client.wait_closed()
 
 
+@pytest.mark.parametrize("zeros", [1, 4_299, 5_000])
+async def test_a_length_may_begin_with_zeros(zeros: int) -> None:
+    length = b"Content-Length: " + b"0" * zeros + b"2\r\n"
+    head = b"POST /x HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n" + length
+    async with running() as server:
+        client = await server.connect()
+        await client.send(head + b"\r\n{}")
+        answer = await client.read()
+        assert (answer.status, answer.json["body"]) == (200, "{}")
+
+
 async def test_the_size_is_judged_before_the_encoding_and_the_type() -> None:
     async with running(limits=FAST) as engine:
         client = await engine.connect()
@@ -470,6 +481,19 @@ async def test_a_half_sent_head_after_a_request_is_closed_too() -> None:
         await client.send(b"G")
         (await client.read()).assert_problem(408, "request_timeout")
         assert await client.wait_closed() == b""
+
+
+async def test_a_body_that_came_after_its_head_is_no_half_sent_head() -> None:
+    """Most clients send the two in two writes, and keep the connection."""
+    async with running(limits=FAST) as server:
+        client = await server.connect()
+        head = b"POST /x HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
+        for _ in range(2):
+            await client.send(head + b"Content-Length: 2\r\n\r\n")
+            await anyio.sleep(0.02)
+            await client.send(b"{}")
+            assert (await client.read()).status == 200
+            await anyio.sleep(FAST.head_s * 4)
 
 
 async def test_trickling_a_head_does_not_move_its_deadline() -> None:
