@@ -16,6 +16,7 @@ from anyio.abc import TaskStatus
 from engine.app.parts import SIMULATOR, Engine
 from engine.app.telemetry import StructlogTelemetry
 from engine.config import DEV_KEY, Settings
+from engine.failpoints import failpoint
 from engine.http.api import Api
 from engine.http.exchange import Request
 from engine.http.limits import Limits
@@ -86,6 +87,7 @@ async def _take_over_and_run(engine: Engine, ready: Callable[[], None]) -> None:
         epoch = await ledger.stand_by(OWNER)
     engine.ids.continue_after(await ledger.last_transfer())
     engine.telemetry.log("took_over", epoch=epoch)
+    failpoint("took_over")
     async with anyio.create_task_group() as tasks:
         if engine.simulator is not None:
             await tasks.start(engine.simulator.run)
@@ -160,6 +162,7 @@ async def _watch_signals(
         async for _ in signals:
             engine.stopping = True
             engine.telemetry.log("stopping")
+            failpoint("draining")
             engine.system.router.close()
             with anyio.move_on_after(DRAIN_S):
                 await engine.system.router.wait_idle()
