@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help run verify test campaign bench lint format clean
+.PHONY: help run verify test campaign torture bench lint format clean
 
 help:
 	@echo "make run [PORT=8080] [DATA=folder]  start the engine with its own Postgres"
 	@echo "make verify [DATA=folder]           prove the books, beside a running engine or without"
 	@echo "make test                           style, types, layers and all tests"
 	@echo "make campaign                       five kills under load and other long tests"
+	@echo "make torture                        every fault of real processes and databases, ten minutes"
 	@echo "make bench                          authorisations and group commits, measured"
 	@echo "make lint                           style, types and layers only"
 	@echo "make format                         lay the code out"
@@ -40,6 +41,11 @@ lint: $(VENV)/.test
 # Minutes of kills under load and everything else that is too long for every change.
 campaign: $(VENV)/.test
 	$(BIN)/python -m pytest -m campaign
+
+# Some scenarios need root (a small file system) or tools (strace, libfaketime); the report says
+# which did not run here, and why.
+torture: $(VENV)/.test
+	$(BIN)/python -m pytest tests/torture -m torture --torture-report=torture.json
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.bench_authorize

@@ -86,6 +86,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     simulator: SimulatorSetting = SimulatorSetting()
     park_retry_s: float = 30.0
     connections_max: int = 4_000
+    failpoint: str | None = None
+    failpoints_allowed: bool = False
     file: str = "settings"
 
 
@@ -100,6 +102,7 @@ _VARIABLES: dict[str, tuple[str, type]] = {
     "ENGINE_LOG_FILE": ("log_file", str),
     "ENGINE_PARK_RETRY_S": ("park_retry_s", float),
     "ENGINE_CONNECTIONS_MAX": ("connections_max", int),
+    "ENGINE_FAILPOINT": ("failpoint", str),
     "DATABASE_URL": ("database_url", str),
 }
 """Variable -> (setting, type). What is a list or a table is set in the file only."""

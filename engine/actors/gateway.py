@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from engine.actors.directory import Directory
 from engine.domain.breaker import OUTCOME_IS_OK, counts_as_failure
 from engine.domain.news import NEWS_KIND, Failed, GatewayCall, OperationNews, Unknown
+from engine.failpoints import failpoint
 from engine.messages import Heard, Perform, ToGateway
 from engine.ports import Breaker, Clock, Gateway, Telemetry
 from engine.supervisor.mailbox import Mailbox
@@ -161,6 +162,7 @@ class GatewayActor:
             self._pump()
 
     async def _attempt(self, call: GatewayCall) -> OperationNews:
+        failpoint("gateway_sent")
         try:
             return await self._gateway.perform(call)
         except Exception as broken:
@@ -179,6 +181,7 @@ class GatewayActor:
         *,
         is_trial: bool = False,
     ) -> None:
+        failpoint("after_gateway")
         kind = NEWS_KIND[type(news)]
         self._telemetry.gateway_call(
             self._traits.name,

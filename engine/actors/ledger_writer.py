@@ -17,6 +17,7 @@ from anyio.abc import TaskStatus
 
 from engine.actors.directory import Directory
 from engine.domain.entry import Batch
+from engine.failpoints import failpoint
 from engine.messages import Barrier, Committed, ToWriter, Write, WriteRefused
 from engine.ports import (
     Clock,
@@ -118,6 +119,7 @@ class LedgerWriterActor:
                 break
             except LedgerUnavailable as trouble:
                 # The outcome is open, so the very same batch is committed again, never another.
+                failpoint("commit_open")
                 if self._directory.ledger_trouble is None:
                     self._telemetry.error("ledger_unavailable", reason=str(trouble))
                 self._directory.ledger_trouble = str(trouble)

@@ -357,12 +357,18 @@ class Router:
             if claim.answer is not None:
                 return claim.answer, True
             found = await self._ledger.payments([claim.payment_id])
+            payment = found.get(claim.payment_id)
+            if payment is None or not 1 <= claim.op <= len(payment.operations):
+                return None
+            answer = self._present(payment, claim.op)
+            if not answer.final:
+                return answer, False
+            # The outcome came between the two reads, and what it left under the key decides: the
+            # bytes of the answer, or nothing where the key was released.
+            claim = await self._ledger.claim(ref)
         except LedgerUnavailable:
             return self._no(ask, _LEDGER_DOWN), False
-        payment = found.get(claim.payment_id)
-        if payment is None or not 1 <= claim.op <= len(payment.operations):
-            return None
-        return self._present(payment, claim.op), False
+        return (claim.answer, True) if claim is not None and claim.answer is not None else None
 
     async def _replay(self, ask: Ask, ref: KeyRef) -> tuple[Answer, bool]:
         stored = await self._stored(ask, ref)

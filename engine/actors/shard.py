@@ -44,6 +44,7 @@ from engine.domain.payment import Payment
 from engine.domain.recording import record
 from engine.domain.refusals import Refusal
 from engine.domain.representation import refusal_answer
+from engine.failpoints import failpoint
 from engine.messages import (
     Barrier,
     Committed,
@@ -156,6 +157,7 @@ class ShardActor:
         self._forget()
         self._now_ms = self._clock.now_ms()
         await self._flush()
+        failpoint("recovery_started")
         self._writer = self._directory.mailboxes["ledger-writer"]
         async for page in self._ledger.open_payments(self._directory.slots_of(self._index)):
             for payment in page:
@@ -188,6 +190,7 @@ class ShardActor:
         """Ask the gateway what became of everything that was asked and has no answer recorded."""
         for op in recovered(payment):
             self._perform(payment, op, look_up=True)
+            failpoint("recovery_asked")
 
     def statistics(self) -> ShardStatistics:
         """The shard at this moment."""
@@ -298,6 +301,7 @@ class ShardActor:
     # --- requests ---------------------------------------------------------------------------
 
     def _on_request(self, message: Request) -> None:
+        failpoint("before_intent")
         payment_id = message.payment_id
         if self._in_line(payment_id, message):
             return
@@ -372,6 +376,7 @@ class ShardActor:
     def _settled_without_step(self, writing: _Writing) -> None:
         request = writing.request
         if request is not None:
+            failpoint("refusal_stored")
             self._busy.discard(request.payment_id)
             self._directory.reply(Reply(request.request_id, writing.reply))
             self._next_in_line(request.payment_id)
@@ -381,6 +386,8 @@ class ShardActor:
         payment = writing.payment
         assert payment is not None, writing
         payment_id = payment.id
+        if writing.inbox is not None:
+            failpoint("webhook_applied")
         self._busy.discard(payment_id)
         self._payments.keep(payment)
         request = writing.request
@@ -388,6 +395,7 @@ class ShardActor:
             op = step.payment.operations[-1] if step.before is not None else payment.origin
             self._waiting.setdefault((payment_id, op.n), []).append(request.request_id)
         for n, call in step.calls:
+            failpoint("after_intent")
             self._asked[payment_id, n] = self._now_ms
             self._directory.gateways[payment.gateway].put_reserved_nowait(
                 Perform(call, payment_id, n)
@@ -400,6 +408,7 @@ class ShardActor:
             self._next_in_line(payment_id, payment)
 
     def _answer(self, payment: Payment, answers: dict[int, Answer]) -> None:
+        failpoint("after_commit")
         for n, answer in answers.items():
             for request_id in self._waiting.pop((payment.id, n), ()):
                 self._directory.reply(Reply(request_id, answer))
@@ -457,6 +466,8 @@ class ShardActor:
         payment_id = message.payment_id
         if message.via != "webhook":
             self._asked.pop((payment_id, message.op), None)
+            if message.via == "look_up":
+                failpoint("looked_up")
         if self._in_line(payment_id, message):
             return
         payment = self._payments.get(payment_id)
@@ -515,6 +526,7 @@ class ShardActor:
                 self._perform(payment, op, look_up=True)
             step = review(payment, env)
         elif message.kind == "expire":
+            failpoint("expiry")
             step = expire(payment, env)
         elif message.kind == "revive":
             for op in payment.operations:
@@ -522,6 +534,7 @@ class ShardActor:
                     self._perform(payment, op, look_up=True)
             step = revive(payment, env)
         else:
+            failpoint("retry")
             step = retry(payment, env)
         if step is not None:
             self._take_step(step, env)

@@ -16,6 +16,7 @@ from engine.actors.directory import Directory
 from engine.actors.settings import ActorSettings
 from engine.domain.entry import Answer, DeadLetter, Entry, InboxRef, InboxRow
 from engine.domain.ids import parse_op_id
+from engine.failpoints import failpoint
 from engine.messages import (
     Committed,
     Heard,
@@ -117,6 +118,7 @@ class WebhookActor:
                 if isinstance(message, WriteRefused):
                     self._telemetry.error("webhook_not_stored", reason=message.reason)
                     continue
+                failpoint("webhook_stored")
                 self._directory.reply(Reply(received.request_id, RECEIVED))
                 self._dispatch(received.row)
 

@@ -15,6 +15,7 @@ from engine.app import run as running
 from engine.app.parts import DEV_FEES, VERIFICATION, simulator_config
 from engine.app.telemetry import StructlogTelemetry
 from engine.config import Settings, SettingsRefused
+from engine.failpoints import FailpointRefused, arm
 from engine.gateways.simulator_books import BooksCorrupt, BooksInUse
 from engine.ledger import migrate as migrating
 from engine.ledger.embedded import EmbeddedPostgres, EmbeddedPostgresError, attached
@@ -62,8 +63,22 @@ def _innermost(group: BaseException) -> BaseException:
     return group
 
 
+def _arm(settings: Settings, *, allowed: bool) -> None:
+    """Arm the failpoint of the settings, if there is one. Raises SettingsRefused."""
+    if settings.failpoint is not None and not allowed:
+        raise SettingsRefused(
+            "failpoint (ENGINE_FAILPOINT): refused, since it ends the engine on purpose. For a "
+            "rehearsal put failpoints_allowed = true into the settings file."
+        )
+    try:
+        arm(settings.failpoint)
+    except FailpointRefused as refused:
+        raise SettingsRefused(f"failpoint (ENGINE_FAILPOINT): {refused}.") from None
+
+
 def dev(settings: Settings, fail: Fail) -> int:
     """Everything in one process and on loopback: the first minute, and every day after."""
+    _arm(settings, allowed=True)
     settings = msgspec.structs.replace(
         settings,
         host=LOOPBACK,
@@ -106,6 +121,7 @@ def _free_port() -> int:
 
 def serve(settings: Settings, fail: Fail) -> int:
     """Serve on somebody else's Postgres."""
+    _arm(settings, allowed=settings.failpoints_allowed)
     if settings.database_url is None:
         return fail("DATABASE_URL is not set: name the Postgres to use, or run `engine dev`.")
     if not settings.api_keys:

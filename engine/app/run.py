@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import anyio
@@ -16,6 +16,7 @@ from anyio.abc import TaskStatus
 from engine.app.parts import SIMULATOR, Engine
 from engine.app.telemetry import StructlogTelemetry
 from engine.config import DEV_KEY, Settings
+from engine.failpoints import failpoint
 from engine.http.api import Api
 from engine.http.exchange import Request
 from engine.http.limits import Limits
@@ -26,6 +27,7 @@ from engine.ledger.postgres import PostgresLedger
 from engine.ports import LedgerUnavailable
 
 DRAIN_S = 8.0
+TAKE_OVER_AGAIN_S = 1.0
 LOG_FLUSH_S = 0.05
 OWNER = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -78,16 +80,11 @@ async def run_engine(
 
 async def _take_over_and_run(engine: Engine, ready: Callable[[], None]) -> None:
     """Become the one engine that writes, as soon as no other one is; then run the actors."""
-    ledger = engine.ledger
     engine.standing_by = "taking over: another engine may still have the database"
-    try:
-        epoch = await ledger.take_over(OWNER)
-    except LockTaken as taken:
-        engine.standing_by = f"standing by: {taken}"
-        engine.telemetry.warn("standing_by", reason=str(taken))
-        epoch = await ledger.stand_by(OWNER)
-    engine.ids.continue_after(await ledger.last_transfer())
+    epoch, last_transfer = await _take_over(engine)
+    engine.ids.continue_after(last_transfer)
     engine.telemetry.log("took_over", epoch=epoch)
+    failpoint("took_over")
     async with anyio.create_task_group() as tasks:
         if engine.simulator is not None:
             await tasks.start(engine.simulator.run)
@@ -97,6 +94,26 @@ async def _take_over_and_run(engine: Engine, ready: Callable[[], None]) -> None:
         engine.standing_by = None
         engine.telemetry.log("ready")
         ready()
+
+
+async def _take_over(engine: Engine) -> tuple[int, int]:
+    """The epoch, and the last transfer before it. Stands by for as long as it takes.
+
+    Whoever stands by outlives a restart of the database, or nobody would be left after it.
+    """
+    ledger = engine.ledger
+    takes_over: Callable[[str], Awaitable[int]] = ledger.take_over
+    while True:
+        try:
+            return await takes_over(OWNER), await ledger.last_transfer()
+        except LockTaken as taken:
+            engine.standing_by = f"standing by: {taken}"
+            engine.telemetry.warn("standing_by", reason=str(taken))
+            takes_over = ledger.stand_by
+        except LedgerUnavailable as trouble:
+            engine.standing_by = f"waiting for the database: {trouble}"
+            engine.telemetry.warn("waiting_for_database", reason=str(trouble))
+            await anyio.sleep(TAKE_OVER_AGAIN_S)
 
 
 def _calm_collector() -> None:
@@ -175,6 +192,7 @@ async def _watch_signals(
         async for _ in signals:
             engine.stopping = True
             engine.telemetry.log("stopping")
+            failpoint("draining")
             engine.system.router.close()
             with anyio.move_on_after(DRAIN_S):
                 await engine.system.router.wait_idle()

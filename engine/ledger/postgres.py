@@ -16,6 +16,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.domain.entry import Batch
+from engine.failpoints import failpoint
 from engine.ledger.connections import ReaderStatistics
 from engine.ledger.lock import EngineLock
 from engine.ledger.reader import Reader
@@ -104,5 +105,6 @@ class PostgresLedger(Reader):
 
     async def _begin(self, owner: str) -> int:
         self._epoch = await self._lock.next_epoch(owner)
+        failpoint("epoch_raised")
         await self._writer.begin(self._epoch)
         return self._epoch

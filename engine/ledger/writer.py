@@ -18,6 +18,7 @@ from asyncpg.prepared_stmt import PreparedStatement
 from engine.domain.entry import Batch
 from engine.domain.journal import GENESIS, seal
 from engine.domain.posting import AccountKey
+from engine.failpoints import failpoint
 from engine.ledger.connections import WRITER, check_durable, close, connect
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error, verdict_of
 from engine.ledger.queries import QUERIES
@@ -135,6 +136,8 @@ class Writer:
             lane=LANE,
         )
         self._unsettled = batch.key
+        failpoint("before_commit")
+        failpoint("in_commit")
         applied = await append.fetchval(
             *self._arguments(batch, rows, number, hash_), timeout=self._timeout_s
         )

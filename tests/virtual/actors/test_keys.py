@@ -1,5 +1,6 @@
 """One key, one execution, one answer: while it runs, after it, and after a restart."""
 
+import msgspec
 import pytest
 import trio
 
@@ -148,3 +149,40 @@ async def test_another_merchants_payment_is_not_there(autojump_clock, world):
     answer, _ = await world.ask(Refund("m_b", False, "re_1"), payment_id, "k")
     assert (answer.status, answer.code) == (404, "payment_not_found")
     assert b"m_a" not in answer.body
+
+
+@pytest.mark.trio
+async def test_an_outcome_that_comes_while_a_key_is_read_is_replayed_as_it_was_stored(
+    autojump_clock, world
+):
+    first, _ = await world.open(key="k")
+    await world.capture(body(first)["id"])
+    await world.restart()
+    read = world.ledger.claim
+
+    async def read_too_early(ref):
+        world.ledger.claim = read
+        claim = await read(ref)
+        return msgspec.structs.replace(claim, answer=None)
+
+    world.ledger.claim = read_too_early
+    assert await world.open(key="k") == (first, True)
+
+
+@pytest.mark.trio
+async def test_a_key_that_is_released_while_it_is_read_may_run_again(autojump_clock, world):
+    await world.open(key="k")
+    await world.restart()
+    read = world.ledger.claim
+
+    async def read_too_early(ref):
+        world.ledger.claim = read_too_late
+        claim = await read(ref)
+        return msgspec.structs.replace(claim, answer=None)
+
+    async def read_too_late(ref):
+        world.ledger.claim = read
+
+    world.ledger.claim = read_too_early
+    answer, replayed = await world.open(key="k")
+    assert (answer.code, replayed) == ("idempotency_in_progress", False)

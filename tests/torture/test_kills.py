@@ -1,0 +1,141 @@
+"""`kill -9` at every failpoint, one after the other, and at random moments, always under load."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from engine.failpoints import POINTS
+from tests.real.system.client import Client, client_of
+from tests.real.system.load import Load, Told, assert_told_holds
+from tests.torture.checks import finish
+from tests.torture.conftest import Scenario
+from tests.torture.plant import Engine, Plant, plant
+
+pytestmark = [pytest.mark.anyio, pytest.mark.torture]
+CLIENTS = 6
+HIT_S = 25.0
+
+# Point -> (row, the passages at which it kills).
+AIMS: dict[str, tuple[int, tuple[int, ...]]] = {
+    "before_intent": (1, (1, 4, 9)),
+    "after_intent": (2, (1, 3, 8)),
+    "gateway_sent": (3, (1, 3, 8)),
+    "after_gateway": (4, (1, 4, 9)),
+    "before_commit": (5, (1, 3, 8)),
+    "in_commit": (5, (1, 3, 8)),
+    "commit_open": (5, (1, 1)),
+    "after_commit": (5, (1, 4, 9)),
+    "refusal_stored": (5, (1, 2)),
+    "recovery_started": (7, (1, 2, 1)),
+    "recovery_asked": (7, (1, 3, 1)),
+    "looked_up": (7, (1, 2, 3)),
+    "webhook_stored": (6, (1, 3, 8)),
+    "webhook_applied": (6, (1, 2)),
+    "epoch_raised": (57, (1, 1)),
+    "took_over": (57, (1, 1)),
+    "draining": (43, (1, 1)),
+}
+told_by_all: list[Told] = []
+ELSEWHERE = {"expiry": "test_time.py", "retry": "test_time.py"}
+
+
+def test_every_failpoint_is_aimed_at() -> None:
+    assert set(AIMS) | set(ELSEWHERE) == set(POINTS)
+
+
+@pytest.fixture(scope="module")
+def works() -> Iterator[Plant]:
+    """The plant that the scenarios of this module share, so that the data grows old."""
+    with plant() as made:
+        yield made
+
+
+async def leave_open(client: Client, name: str) -> None:
+    """Leave something to be looked up by the next life of the engine."""
+    if name == "recovery_asked":
+        # Charged at once, answered much later.
+        tasks = [asyncio.create_task(client.purchase(700, "pm_card_slow")) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    elif name == "looked_up":
+        # Done after five seconds, and no webhook says so.
+        assert (await client.purchase(700, "pm_card_webhook_lost")).status == 201
+
+
+def end_backends(works: Plant, application: str) -> None:
+    """Have the server end the connections of one kind."""
+    for pid in works.backends(application):
+        works.rows("SELECT pg_terminate_backend($1::integer)", pid)
+
+
+def provoke(name: str, engine: Engine) -> None:
+    """Do what leads to points that load alone does not lead to."""
+    if name == "commit_open" and engine.probe("/readyz", 0.5) == 200:
+        end_backends(engine.plant, "engine-writer")
+    elif name == "draining" and engine.probe("/readyz", 0.5) == 200:
+        engine.signal(signal.SIGTERM)
+
+
+async def kill_at(engine: Engine, client: Client, name: str, passage: int) -> None:
+    """Start armed, and wait until the point has killed the engine."""
+    engine.spawn(f"{name}:{passage}")
+    deadline = asyncio.get_running_loop().time() + HIT_S
+    while not engine.has_died():
+        assert asyncio.get_running_loop().time() < deadline, f"{name} was not reached"
+        await asyncio.to_thread(provoke, name, engine)
+        await asyncio.sleep(0.02)
+    assert f"failpoint {name}: kill" in engine.log()
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, id=f"row_{row:02}_{name}") for name, (row, _) in AIMS.items()]
+)
+async def test_killed_at(works: Plant, scenario: Scenario, name: str) -> None:
+    engine = works.engine
+    if not engine.is_running:
+        await asyncio.to_thread(engine.start)
+    async with client_of(engine) as client:
+        load = Load(client, seed=sum(name.encode()))
+        running = asyncio.create_task(load.run(CLIENTS))
+        for passage in AIMS[name][1]:
+            if engine.is_running:
+                await leave_open(client, name)
+                engine.kill()
+                scenario.killed()
+            await kill_at(engine, client, name, passage)
+            scenario.killed()
+            scenario.hit(name)
+        await asyncio.to_thread(engine.start)
+        await finish(client, load, running, scenario)
+        told_by_all.extend(load.told)
+
+
+async def test_row_06_random_kills_under_load(works: Plant, scenario: Scenario) -> None:
+    engine = works.engine
+    pick = random.Random(6)
+    if not engine.is_running:
+        await asyncio.to_thread(engine.start)
+    async with client_of(engine) as client:
+        load = Load(client, seed=6)
+        running = asyncio.create_task(load.run(12))
+        for _ in range(32):
+            told = len(load.told)
+            while len(load.told) < told + 15:
+                assert not running.done(), running.exception()
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(pick.random() / 5)
+            engine.kill()
+            scenario.killed()
+            await asyncio.to_thread(engine.start)
+        await finish(client, load, running, scenario)
+        # All that any scenario of this module was told, however many kills ago.
+        load.told = told_by_all
+        await assert_told_holds(load)
+        scenario.note(acknowledged_in_all=len(told_by_all))
