@@ -33,6 +33,11 @@ class Part(NamedTuple):
 PARTS = (
     Part("1", "bench_authorize", 150),
     Part("2,3,4", "bench_ledger", 240),
+    Part("5,6", "bench_latency", 120),
+    Part("7", "bench_batch", 120),
+    Part("8", "bench_gateway", 120),
+    Part("11", "bench_overload", 120),
+    Part("13", "bench_start", 120),
 )
 """In the order of their running."""
 

@@ -44,7 +44,7 @@ from engine.supervisor.mailbox import Mailbox
 BATCHES = {8_189: (66.0, 20), 1_000: (40.0, 60), 100: (20.0, 150)}
 """Size -> (how many times TPC-B with 16 clients, batches per round)."""
 CALLERS = 32
-CALLS_EACH = 60
+CALLS_EACH = 300
 HOT_BATCHES, HOT_SIZE = 30, 1_000
 Rates = defaultdict[str, list[float]]
 

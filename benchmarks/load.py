@@ -36,8 +36,11 @@ OPERATION = (
 )
 # An odd constant: its multiples modulo 2**128 visit every number once, in no visible order.
 _SPREAD = 0x9E3779B97F4A7C15F39CC0605CEDC835
+_ITEM_STATUS = re.compile(rb'"status": ?(\d{3})\b')
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 DRAIN_S = 15.0
+TIME_OUT_S = 10.0
+"""What a client waits for an answer; a later one is counted as late."""
 
 Next = Callable[[], bytes]
 
@@ -76,7 +79,7 @@ def batches(path: str, keys: Keys, size: int) -> Next:
         return b'{"idempotency_key": "%b", "operation": "authorize", %b}' % (keys(), PAYMENT)
 
     def request() -> bytes:
-        body = b"[%b]" % b",".join([item() for _ in range(size)])
+        body = b'{"items": [%b]}' % b",".join([item() for _ in range(size)])
         return b"%b\r\n%b" % (head_of(path, len(body)), body)
 
     return request
@@ -96,12 +99,17 @@ def operations(path: str, keys: Keys) -> Next:
 class Tally:
     """What all connections share: what is sent next, and the figures."""
 
-    def __init__(self, next_request: Next, warm_up_s: float, seconds: float) -> None:
+    def __init__(
+        self, next_request: Next, warm_up_s: float, seconds: float, *, in_batches: bool = False
+    ) -> None:
         self.next_request = next_request
+        self.in_batches = in_batches
         self._warm_up_s = warm_up_s
         self._seconds = seconds
         self.latencies_s: dict[str, list[float]] = {}
+        self.sent_to_answer_s: dict[str, list[float]] = {}
         self.in_time: Counter[str] = Counter()
+        self.items: Counter[str] = Counter()
         self.bodies: dict[str, str] = {}
         self.lost = 0
 
@@ -112,16 +120,22 @@ class Tally:
         self.until = now + self._seconds
         return now
 
-    def count(self, status: str, due: float, now: float, body: bytes) -> None:
+    def count(self, status: str, due: float, sent: float, now: float, body: bytes) -> None:
         """Note an answer: its latency if it was due, its rate if it came, while counting."""
         if self.counted_from <= now < self.until:
             self.in_time[status] += 1
+            if self.in_batches and status == "200":
+                # Each result is an object with a status of its own, and objects in it have theirs
+                # as words.
+                self.items.update(found.decode() for found in _ITEM_STATUS.findall(body))
         if due >= self.counted_from:
             found = self.latencies_s.get(status)
             if found is None:
                 found = self.latencies_s[status] = []
+                self.sent_to_answer_s[status] = []
                 self.bodies[status] = body[:300].decode("utf-8", "replace")
             found.append(now - due)
+            self.sent_to_answer_s[status].append(now - sent)
 
     def result(self) -> dict[str, object]:
         """Rates and latencies by status, and the first body of each that was no success."""
@@ -131,8 +145,11 @@ class Tally:
             "per_s": {status: count / span for status, count in self.in_time.items()},
             "latency": summary_ms(everything),
             "by_status": {s: summary_ms(some) for s, some in self.latencies_s.items()},
+            "from_sent": {s: summary_ms(some) for s, some in self.sent_to_answer_s.items()},
             "first_bodies": {s: b for s, b in self.bodies.items() if not s.startswith("2")},
+            "items": {status: count / span for status, count in self.items.items()},
             "lost": self.lost,
+            "timed_out": sum(late > TIME_OUT_S for late in everything),
         }
 
 
@@ -157,6 +174,7 @@ class Connection(asyncio.Protocol):
     def send(self, due: float) -> None:
         """Send the next request, which was due at this time."""
         self.due = due
+        self._sent = time.perf_counter()
         self._transport.write(self._tally.next_request())
 
     def data_received(self, data: bytes) -> None:
@@ -179,8 +197,10 @@ class Connection(asyncio.Protocol):
                 return
         first = self._parts[0]
         if self.due is not None:
-            body = first[first.find(b"\r\n\r\n") + 4 :]
-            self._tally.count(first[9:12].decode(), self.due, time.perf_counter(), body)
+            whole_answer = b"".join(self._parts) if self._tally.in_batches else first
+            body = whole_answer[whole_answer.find(b"\r\n\r\n") + 4 :]
+            status, now = first[9:12].decode(), time.perf_counter()
+            self._tally.count(status, self.due, self._sent, now, body)
         self._received, self._parts, self._missing, self.due = b"", [], 0, None
         self._on_idle(self)
 
@@ -311,7 +331,7 @@ async def drive(chosen: argparse.Namespace) -> dict[str, object]:
         next_request = operations(chosen.path, keys)
     else:
         next_request = payments(chosen.path, keys)
-    tally = Tally(next_request, chosen.warm_up, chosen.seconds)
+    tally = Tally(next_request, chosen.warm_up, chosen.seconds, in_batches=chosen.batch > 0)
     if not chosen.rate:
         return await closed_loop(tally, chosen.port, chosen.connections)
     times = arrivals(chosen.rate, chosen.seconds, chosen.seed)
