@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help run verify test campaign torture bench lint format clean
+.PHONY: help run verify test campaign torture bench bench-full lint format clean
 
 help:
 	@echo "make run [PORT=8080] [DATA=folder]  start the engine with its own Postgres"
@@ -14,7 +14,8 @@ help:
 	@echo "make test                           style, types, layers and all tests"
 	@echo "make campaign                       five kills under load and other long tests"
 	@echo "make torture                        every fault of real processes and databases, ten minutes"
-	@echo "make bench                          authorisations and group commits, measured"
+	@echo "make bench                          the benchmarks: a table, a plot, a file of figures"
+	@echo "make bench-full                     the same with millions of payments and a long soak"
 	@echo "make lint                           style, types and layers only"
 	@echo "make format                         lay the code out"
 	@echo "make clean                          remove what was installed and cached; keeps all data"
@@ -47,9 +48,13 @@ campaign: $(VENV)/.test
 torture: $(VENV)/.test
 	$(BIN)/python -m pytest tests/torture -m torture --torture-report=torture.json
 
-bench: $(VENV)/.test
-	$(BIN)/python -m benchmarks.bench_authorize
-	$(BIN)/python -m benchmarks.bench_ledger_commit
+# Under ten minutes; it prints each target with its figure and writes benchmarks/latest.json.
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+# With millions of payments in the database and ten minutes of soak: an hour, and 40 GB of disk.
+bench-full: $(VENV)/.bench
+	$(BIN)/python -m benchmarks --full
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
@@ -72,6 +77,11 @@ $(VENV)/.test: $(VENV)/.place pyproject.toml constraints.txt
 	@echo "Installing the engine and its test tools into $(VENV) ..."
 	@$(pip_install) --editable ".[test,redis]"
 	@touch $(VENV)/.run $@
+
+$(VENV)/.bench: $(VENV)/.test
+	@echo "Installing what the benchmarks compare with ..."
+	@$(pip_install) --editable ".[bench]"
+	@touch $@
 
 # A virtual environment holds absolute paths and a link to its Python. One that was copied or moved
 # here, or whose Python has gone, is made anew.

@@ -1,8 +1,8 @@
-"""Durable authorisations over HTTP against a bare echo, in one run and in turns.
+"""Row 1: durable authorisations over HTTP against a bare echo, in one run and in turns.
 
 Everything is on: fsync, keys, validation, idempotency, logs (to a file), metrics, the in-process
-simulator with its books. The servers are pinned to one core; the load and Postgres share the
-other. Stated as the ratio of the two rates, because machines are shared.
+simulator with its books. The servers are pinned to one core; the load and the databases share the
+other. Beside it the same job as most teams would write it (`benchmarks/peers/plain_service.py`).
 
     python -m benchmarks.bench_authorize [--json] [--rounds N] [--seconds S]
 """
@@ -10,124 +10,78 @@ other. Stated as the ratio of the two rates, because machines are shared.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
-TARGET = 0.25
+from benchmarks import processes
+from benchmarks.command import run_bench, say
+from benchmarks.processes import Result, Server, good_per_s, load
+from benchmarks.table import Row
+from engine.ledger.embedded import EmbeddedPostgres
+
+TARGET = 0.5
 CONNECTIONS = 128
 
 
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+@contextmanager
+def plain_service(folder: Path) -> Iterator[Server]:
+    """The plain service on a Postgres of its own, which has the settings of the engine's."""
+    with EmbeddedPostgres(folder / "plain") as postgres:
+        for child in psutil.Process().children(recursive=True):
+            if str(folder / "plain") in " ".join(child.cmdline()):
+                processes.pin(child.pid, processes.LOAD_CORE)
+        port = processes.free_port()
+        options = [f"--port={port}", f"--dsn={postgres.dsn}", f"--log={folder}/plain-service.log"]
+        with Server(["benchmarks.peers.plain_service", *options], port) as server:
+            yield server
 
 
-def pin(pid: int, core: int) -> None:
-    """Pin a process to a core, where there are two and the system can."""
-    if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), {core})
-
-
-def wait_listening(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the server accepts connections."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), 0.2).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise RuntimeError("the server did not start")
-
-
-def load(port: int, seconds: float) -> dict[str, object]:
-    """One round of load from another process on the other core."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "benchmarks.load",
-            f"--port={port}",
-            f"--connections={CONNECTIONS}",
-            f"--seconds={seconds}",
-        ],
-        stdout=subprocess.PIPE,
+def describe(name: str, rounds: list[Result]) -> str:
+    """Rate and latencies of the middle round, in one line."""
+    middle = sorted(rounds, key=good_per_s)[len(rounds) // 2]
+    latency = middle["latency"]
+    strange = {s: r for s, r in middle["per_s"].items() if not s.startswith("2")}
+    return (
+        f"{name} {good_per_s(middle):,.0f}/s p50 {latency['p50_ms']:.1f} ms "
+        f"p99 {latency['p99_ms']:.1f} ms{f' {strange}' if strange else ''}"
     )
-    pin(process.pid, 1)
-    try:
-        out, _ = process.communicate(timeout=seconds + 30)
-    finally:
-        process.kill()
-    result: dict[str, object] = json.loads(out)
-    return result
 
 
-def measure(rounds: int, seconds: float) -> dict[str, object]:
-    """Start both servers, load them in turns, stop them."""
-    with tempfile.TemporaryDirectory() as folder:
-        echo_port, engine_port = free_port(), free_port()
-        echo = subprocess.Popen([sys.executable, "-m", "benchmarks.echo", f"--port={echo_port}"])
-        engine = subprocess.Popen(
-            [sys.executable, "-m", "engine", "dev", f"--port={engine_port}", f"--data={folder}"],
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "ENGINE_LOG_FILE": f"{folder}/engine.log"},
+def measure(chosen: argparse.Namespace) -> list[Row]:
+    """Start the three, load them in turns, stop them."""
+    rounds: dict[str, list[Result]] = {"echo": [], "engine": [], "plain service": []}
+    with (
+        processes.folder() as folder,
+        processes.echo() as echo,
+        plain_service(folder) as plain,
+        processes.engine(folder / "data") as engine,
+    ):
+        servers = {"echo": echo, "engine": engine, "plain service": plain}
+        for _ in range(chosen.rounds):
+            for name, server in servers.items():
+                server.pin()  # connections to a database come and go, and each is a process
+                result = load(server.port, connections=CONNECTIONS, seconds=chosen.seconds)
+                say(describe(name, [result]))
+                rounds[name].append(result)
+    pairs = zip(rounds["engine"], rounds["echo"], strict=True)
+    ratio = statistics.median(good_per_s(ours) / good_per_s(bare) for ours, bare in pairs)
+    plain_part = processes.median_of(rounds["plain service"]) / processes.median_of(rounds["echo"])
+    return [
+        Row(
+            "1",
+            "authorisations a second over HTTP, as a part of a bare echo's rate",
+            TARGET,
+            round(ratio, 3),
+            f"{CONNECTIONS} connections; "
+            + "; ".join(describe(name, found) for name, found in rounds.items())
+            + f"; the plain service is {plain_part:.3f} of the echo",
         )
-        try:
-            wait_listening(echo_port, echo)
-            wait_listening(engine_port, engine)
-            time.sleep(2)  # what the start left to do is not measured
-            pin(echo.pid, 0)
-            pin(engine.pid, 0)
-            for child in psutil.Process(engine.pid).children(recursive=True):
-                pin(child.pid, 1)
-            pairs = [(load(echo_port, seconds), load(engine_port, seconds)) for _ in range(rounds)]
-        finally:
-            echo.terminate()
-            engine.terminate()
-            echo.wait(30)
-            engine.wait(30)
-    ratios = [float(str(e["per_s"])) / float(str(b["per_s"])) for b, e in pairs]
-    return {
-        "what": "durable authorisations over HTTP, as a part of a bare echo's rate",
-        "target": TARGET,
-        "figure": round(statistics.median(ratios), 3),
-        "holds": statistics.median(ratios) >= TARGET,
-        "ratios": [round(ratio, 3) for ratio in ratios],
-        "echo": [pair[0] for pair in pairs],
-        "engine": [pair[1] for pair in pairs],
-    }
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    chosen = parser.parse_args()
-    result = measure(chosen.rounds, chosen.seconds)
-    if chosen.json:
-        print(json.dumps(result))
-        return
-    for echo, engine in zip(result["echo"], result["engine"], strict=True):  # type: ignore[call-overload]
-        print(
-            f"echo {echo['per_s']:8,.0f}/s   engine {engine['per_s']:8,.0f}/s "
-            f"p50 {engine['p50_ms']:.1f} ms p99 {engine['p99_ms']:.1f} ms {engine['statuses']}"
-        )
-    print(f"ratio {result['figure']} (target {TARGET}): {'holds' if result['holds'] else 'MISSED'}")
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    run_bench(measure, __doc__ or "", options={"rounds": 3, "seconds": 5.0})
