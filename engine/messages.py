@@ -112,11 +112,15 @@ class LoadPayment(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class Perform(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Make this call (or look-up); its news goes to the payment's shard."""
+    """Make this call (or look-up); its news goes to the payment's shard.
+
+    `asked_ms`: when. What is picked up too long after that is not sent any more.
+    """
 
     call: GatewayCall
     payment_id: str
     op: int
+    asked_ms: int
 
 
 # --- to the webhook actor -------------------------------------------------------------------

@@ -6,6 +6,10 @@ call that ran into the deadline is `Unknown`, one that was never sent is `Failed
 
 The breaker is asked before a call is sent. While it is open nothing is sent; when its rest is over
 exactly one call goes as a trial and the others wait for its outcome.
+
+A call that could not be sent within the provider's deadline is not sent at all. "Not found" counts
+as an answer some time after the asking, so nothing may leave later than that: not from a queue, and
+not from a process that stood still while another one took over and asked what had become of it.
 """
 
 from __future__ import annotations
@@ -107,7 +111,7 @@ class GatewayActor:
                 reader.acknowledge()
 
     def _send(self, messages: list[Perform]) -> None:
-        if self._state != "closed" or self._waiting:
+        if self._state != "closed" or self._waiting or self._is_late(messages[0]):
             self._waiting.extend(messages)
             self._pump()
             return
@@ -126,6 +130,9 @@ class GatewayActor:
     def _pump(self) -> None:
         """Start what may start: as far as the bulkhead and the breaker allow."""
         while self._waiting and self._in_flight < self._traits.inflight_max:
+            if self._is_late(self._waiting[0]):
+                self._refuse(self._waiting.popleft())
+                continue
             if not self._breaker.admits():
                 if self._breaker.state == "open":
                     self._refuse_waiting()
@@ -135,18 +142,26 @@ class GatewayActor:
             is_trial = self._breaker.state == "half-open"
             self._tasks.start_soon(self._perform, self._waiting.popleft(), is_trial)
 
+    def _is_late(self, message: Perform) -> bool:
+        """Whether the call has waited for longer than the provider gets for its answer."""
+        age_ms = self._clock.now_ms() - message.asked_ms
+        return age_ms > self._traits.deadline_ms and not message.call.look_up
+
     def _refuse_waiting(self) -> None:
-        """The breaker is open: these were never sent, which is a definite answer."""
+        """The breaker is open."""
         while self._waiting:
-            message = self._waiting.popleft()
-            self._not_sent += 1
-            news: OperationNews = (
-                # An unsent look-up says nothing about what it asks for.
-                Unknown("gateway_unavailable")
-                if message.call.look_up
-                else Failed("gateway_unavailable", sent=False)
-            )
-            self._tell(message, news)
+            self._refuse(self._waiting.popleft())
+
+    def _refuse(self, message: Perform) -> None:
+        """It was never sent, which is a definite answer."""
+        self._not_sent += 1
+        news: OperationNews = (
+            # An unsent look-up says nothing about what it asks for.
+            Unknown("gateway_unavailable")
+            if message.call.look_up
+            else Failed("gateway_unavailable", sent=False)
+        )
+        self._tell(message, news)
 
     async def _perform(self, message: Perform, is_trial: bool) -> None:
         began = anyio.current_time()

@@ -64,10 +64,8 @@ class LedgerWriterActor:
         task_status.started()
         while True:
             messages = await reader.receive_all()
-            # A commit is not given up half-way: its outcome would be unknown to those who wait.
-            with anyio.CancelScope(shield=True):
-                for start in range(0, len(messages), self._entries_max):
-                    await self._settle(messages[start : start + self._entries_max])
+            for start in range(0, len(messages), self._entries_max):
+                await self._settle(messages[start : start + self._entries_max])
             reader.acknowledge()
 
     async def _settle(self, messages: list[ToWriter]) -> None:
@@ -115,7 +113,10 @@ class LedgerWriterActor:
         delay_s = RETRY_FIRST_S
         while True:
             try:
-                receipt = await self._ledger.commit(batch)
+                # A commit is not given up half-way: its outcome would be unknown to those who
+                # wait. Between two tries it is unknown anyway, and the next start finds it out.
+                with anyio.CancelScope(shield=True):
+                    receipt = await self._ledger.commit(batch)
                 break
             except LedgerUnavailable as trouble:
                 # The outcome is open, so the very same batch is committed again, never another.

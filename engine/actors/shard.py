@@ -398,7 +398,7 @@ class ShardActor:
             failpoint("after_intent")
             self._asked[payment_id, n] = self._now_ms
             self._directory.gateways[payment.gateway].put_reserved_nowait(
-                Perform(call, payment_id, n)
+                Perform(call, payment_id, n, self._now_ms)
             )
         if writing.answers:
             self._answer(payment, writing.answers)
@@ -500,7 +500,7 @@ class ShardActor:
         self._asked[payment.id, op.n] = self._now_ms
         call = gateway_call(payment, payment.operations, op, look_up=look_up)
         self._directory.gateways[payment.gateway].put_reserved_nowait(
-            Perform(call, payment.id, op.n)
+            Perform(call, payment.id, op.n, self._now_ms)
         )
 
     # --- time -------------------------------------------------------------------------------

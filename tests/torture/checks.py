@@ -7,8 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
+
 from tests.real.system.agreement import assert_books_agree, assert_verified
-from tests.real.system.client import Client, client_of
+from tests.real.system.client import Client
 from tests.real.system.load import Load, assert_told_holds, wait_all_resolved
 from tests.torture.conftest import Scenario
 from tests.torture.plant import Engine
@@ -24,11 +26,14 @@ async def ensure_running(engine: Engine) -> None:
 
 @contextlib.asynccontextmanager
 async def under_load(
-    engine: Engine, scenario: Scenario, *, seed: int, clients: int = 6
+    engine: Engine, scenario: Scenario, *, seed: int, clients: int = 6, patience_s: float = 30
 ) -> AsyncIterator[tuple[Client, Load]]:
     """A running engine under load; at the end of the block everything is settled and checked."""
     await ensure_running(engine)
-    async with client_of(engine) as client:
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=patience_s)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        client = Client(engine, session)
         load = Load(client, seed)
         running = asyncio.create_task(load.run(clients))
         try:

@@ -237,8 +237,8 @@ async def test_a_client_that_goes_away_stops_nothing(autojump_clock, world):
 
 @pytest.mark.trio
 async def test_the_bulkhead_is_never_exceeded(autojump_clock, tmp_path):
-
-    async with a_world(tmp_path, autojump_clock, inflight_max=3) as world:
+    # The last of them waits for half a minute; what waits longer than the deadline is not sent.
+    async with a_world(tmp_path, autojump_clock, inflight_max=3, deadline_ms=60_000) as world:
         await world.start()
         async with trio.open_nursery() as nursery:
             for _ in range(20):
@@ -368,3 +368,34 @@ class TestBreaker:
         for _ in range(10):
             assert (await world.open("pm_card_declined"))[0].status == 402
         assert world.breaker.state == "closed"
+
+
+@pytest.mark.trio
+async def test_an_engine_stops_also_while_its_ledger_is_gone(autojump_clock, tmp_path):
+    async with a_world(tmp_path, autojump_clock) as world:
+        await world.start()
+        world.ledger.faults.down = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.open)
+            await world.until(lambda: world.system.directory.ledger_trouble)
+            with trio.fail_after(20):
+                await world.stop()
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_call_that_was_held_up_for_too_long_is_not_sent_any_more(autojump_clock, world):
+    """As in a process that stood still while another one asked what had become of the call."""
+    mailbox = world.system.directory.gateways["simulator"]
+    hand_over, held = mailbox.put_reserved_nowait, []
+    mailbox.put_reserved_nowait = held.append
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.open)
+        while not held:
+            await trio.sleep(0.01)
+        mailbox.put_reserved_nowait = hand_over
+        await world.skip(world.gateway.traits.deadline_ms / 1000 + 1)
+        hand_over(held[0])
+    await world.until(lambda: world.payments()[0].status == "failed")
+    assert world.gateway.made("authorize") == []
+    assert world.payments()[0].failure_code == "gateway_unavailable"
