@@ -114,7 +114,8 @@ class LoadPayment(msgspec.Struct, frozen=True, tag=True, gc=False):
 class Perform(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Make this call (or look-up); its news goes to the payment's shard.
 
-    `asked_ms`: when. What is picked up too long after that is not sent any more.
+    `asked_ms`: when the step was taken that asks for it, before its commit. What is picked up too
+    long after that is not sent any more.
     """
 
     call: GatewayCall

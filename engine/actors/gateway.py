@@ -8,8 +8,9 @@ The breaker is asked before a call is sent. While it is open nothing is sent; wh
 exactly one call goes as a trial and the others wait for its outcome.
 
 A call that could not be sent within the provider's deadline is not sent at all. "Not found" counts
-as an answer some time after the asking, so nothing may leave later than that: not from a queue, and
-not from a process that stood still while another one took over and asked what had become of it.
+as an answer a deadline and a look-up lag after the asking, so nothing may leave later than that:
+not behind a slow commit, not from a queue, and not from a process that stood still while another
+one took over and asked what had become of it.
 """
 
 from __future__ import annotations

@@ -398,7 +398,7 @@ class ShardActor:
             failpoint("after_intent")
             self._asked[payment_id, n] = self._now_ms
             self._directory.gateways[payment.gateway].put_reserved_nowait(
-                Perform(call, payment_id, n, self._now_ms)
+                Perform(call, payment_id, n, payment.operations[n - 1].sent_ms)
             )
         if writing.answers:
             self._answer(payment, writing.answers)

@@ -1,9 +1,10 @@
 """Every payment method of the simulator ends as API.md says it does; minutes pass at once."""
 
 import pytest
+import trio
 
 from engine.domain.news import Failed
-from tests.virtual.actors.rig import body
+from tests.virtual.actors.rig import a_world, body
 from tests.virtual.actors.surroundings import EPOCH_MS
 
 DECLINED = {
@@ -88,11 +89,24 @@ async def test_what_was_never_done_fails_only_after_the_lag(autojump_clock, worl
 
 
 @pytest.mark.trio
+async def test_what_a_slow_commit_held_up_past_the_deadline_is_never_sent(autojump_clock, world):
+    """The customer has waited for long, and "not found" must mean something after all."""
+    world.ledger.faults.commit_delay_s = 20.0
+    await world.open("pm_card_visa", key="k")
+    world.ledger.faults.commit_delay_s = 0.0
+    await world.until(lambda: world.payments() and not world.payments()[0].origin.is_open)
+    assert world.payments()[0].status == "failed"
+    assert world.gateway.made() == []
+    answer, _ = await world.open("pm_card_visa", key="k")
+    assert (answer.status, answer.code) == (502, "gateway_failed")
+
+
+@pytest.mark.trio
 async def test_the_lag_counts_from_when_it_was_sent_however_slow_the_commit_was(
     autojump_clock, world
 ):
-    """The intent is 20 s older than the request: "not found" means nothing until later."""
-    world.ledger.faults.commit_delay_s = 20.0
+    """The intent is 5 s older than the request: "not found" means nothing until later."""
+    world.ledger.faults.commit_delay_s = 5.0
     await world.open("pm_card_settles_late")
     world.ledger.faults.commit_delay_s = 0.0
     await world.until(lambda: world.payments() and not world.payments()[0].origin.is_open)
@@ -102,8 +116,8 @@ async def test_the_lag_counts_from_when_it_was_sent_however_slow_the_commit_was(
 
 @pytest.mark.trio
 async def test_a_held_up_request_that_is_not_found_has_its_lag(autojump_clock, world):
-    """Ten seconds in the queue before it is sent, and then no reply."""
-    world.ledger.faults.commit_delay_s = 20.0
+    """Seconds in the queue before it is sent, and then no reply."""
+    world.ledger.faults.commit_delay_s = 5.0
     await world.open("pm_card_timeout_before_charge")
     world.ledger.faults.commit_delay_s = 0.0
     await world.until(lambda: world.payments() and world.payments()[0].status == "failed")
@@ -238,3 +252,23 @@ async def test_a_failure_of_a_capture_gives_the_money_back(autojump_clock, world
     answer = await world.capture(payment_id)
     assert (answer.status, answer.code) == (502, "gateway_failed")
     assert world.payment(payment_id).capturable == 1_000
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(("slow", "late", "slots"), [(20, 1, 2), (40, 5, 2), (42, 7, 4)])
+async def test_a_long_queue_for_a_slow_gateway_fails_nothing_that_was_charged(
+    autojump_clock, tmp_path, slow, late, slots
+):
+    async with a_world(tmp_path, autojump_clock, inflight_max=slots) as world:
+        await world.start()
+        async with trio.open_nursery() as nursery:
+            for _ in range(slow):
+                nursery.start_soon(world.open, "pm_card_slow")
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(late):
+                nursery.start_soon(world.open, "pm_card_settles_late")
+        await world.skip(3_600)
+        assert len(world.payments()) == slow + late
+        for payment in world.payments():
+            charged = world.charges(f"{payment.id}.1")
+            assert (payment.status, charged) in {("authorized", 1), ("failed", 0)}
