@@ -418,13 +418,8 @@ class Router:
         for op in payment.operations:
             if op.request_id == waiter.request_id:
                 return self._present(payment, op.n)
-        return Answer(
-            202,
-            payment_bytes(payment),
-            final=False,
-            location=f"/v1/payments/{payment.id}",
-            retry_after_s=1,
-        )
+        # Nothing of it is durable yet, so nothing can be promised.
+        return self._accepted_unseen(waiter, ask)
 
     def _accepted_unseen(self, waiter: Waiter, ask: Ask) -> Answer:
         """The request is with the writer and cannot be read yet; the same key will tell."""

@@ -12,7 +12,7 @@ the ledger reader has fetched it.
 
 from __future__ import annotations
 
-from collections import deque
+from functools import partial
 from typing import Any
 
 import anyio
@@ -20,6 +20,7 @@ import msgspec
 from anyio.abc import TaskStatus
 
 from engine.actors.directory import Directory
+from engine.actors.lines import Lines
 from engine.actors.open_payments import OpenPayments
 from engine.actors.settings import ActorSettings
 from engine.domain.change import Env, Step, gateway_call
@@ -128,6 +129,7 @@ class ShardActor:
         self._traits = traits
         self._incarnation = 0
         self._envs: dict[tuple[str, str], Env] = {}
+        self._line = Lines(mailbox.park)
         self._forget()
         self._handlers: dict[type, Any] = {
             Request: self._on_request,
@@ -140,11 +142,14 @@ class ShardActor:
         }
 
     def _forget(self) -> None:
-        """Everything an incarnation knows; the next one learns it from the ledger."""
+        """Everything an incarnation knows; the next one learns it from the ledger.
+
+        Only messages in line are not there: they were acknowledged, and are handled again.
+        """
+        self._line.begin_life()
         self._payments = OpenPayments()
         self._writing: dict[int, _Writing] = {}
         self._busy: set[str] = set()
-        self._line: dict[str, deque[Any]] = {}
         self._loading: set[str] = set()
         self._waiting: dict[tuple[str, int], list[str]] = {}
         self._asked: dict[tuple[str, int], int] = {}
@@ -167,6 +172,8 @@ class ShardActor:
         reader = self._mailbox.attach()
         task_status.started()
         handlers = self._handlers
+        while (left := self._line.left()) is not None:
+            self._line.turn(left, handlers[type(left)])
         while True:
             messages = await reader.receive_all()
             # One reading of the clock for all that arrived together: they happen now.
@@ -184,7 +191,7 @@ class ShardActor:
         self._directory.mailboxes["ledger-writer"].put_reserved_nowait(barrier)
         reader = inbox.attach()
         while not any(m.incarnation == self._incarnation for m in await reader.receive_all()):
-            pass
+            reader.acknowledge()  # The barrier of an earlier life.
 
     def _recover(self, payment: Payment) -> None:
         """Ask the gateway what became of everything that was asked and has no answer recorded."""
@@ -199,7 +206,7 @@ class ShardActor:
             self._incarnation,
             len(self._payments),
             len(self._writing),
-            sum(len(line) for line in self._line.values()),
+            len(self._line),
             sum(len(requests) for requests in self._waiting.values()),
             len(self._asked),
         )
@@ -253,13 +260,13 @@ class ShardActor:
     def _in_line(self, payment_id: str, message: ToShard) -> bool:
         """Whether the message has to wait: for a write under way, or for those before it."""
         if payment_id in self._busy or payment_id in self._loading:
-            self._line.setdefault(payment_id, deque()).append(message)
+            self._line.add(payment_id, message)
             return True
         return False
 
     def _fetch(self, payment_id: str, message: ToShard) -> None:
         """Park the message until the ledger reader has brought the payment."""
-        self._line.setdefault(payment_id, deque()).append(message)
+        self._line.add(payment_id, message)
         self._load(payment_id)
 
     def _load(self, payment_id: str) -> None:
@@ -274,15 +281,15 @@ class ShardActor:
         `known` is its committed state where that is not in memory; a state that is neither known
         nor in memory is fetched first.
         """
-        line = self._line.get(payment_id)
-        while line and payment_id not in self._busy and payment_id not in self._loading:
+        while payment_id not in self._busy and payment_id not in self._loading:
+            message = self._line.first(payment_id)
+            if message is None:
+                return
             payment = self._payments.get(payment_id) or known
-            if payment is None and not self._is_new(line[0]):
+            if payment is None and not self._is_new(message):
                 self._load(payment_id)
                 return
-            self._handle(line.popleft(), payment)
-        if not line:
-            self._line.pop(payment_id, None)
+            self._line.next_turn(payment_id, partial(self._handle, payment=payment))
 
     @staticmethod
     def _is_new(message: ToShard) -> bool:
@@ -402,6 +409,8 @@ class ShardActor:
             )
         if writing.answers:
             self._answer(payment, writing.answers)
+        if step.before is not None:
+            self._report(step.before, payment)
         self._remind(step, payment)
         if payment_id in self._line:
             # What has been settled is not in memory, but the line may use this last state of it.
@@ -412,8 +421,16 @@ class ShardActor:
         for n, answer in answers.items():
             for request_id in self._waiting.pop((payment.id, n), ()):
                 self._directory.reply(Reply(request_id, answer))
-            op = payment.operations[n - 1]
-            self._telemetry.payment_outcome(payment, n, op.status, self._now_ms - op.created_ms)
+
+    def _report(self, before: Payment, payment: Payment) -> None:
+        """The canonical line and the count of every operation whose outcome is a new one."""
+        known = before.operations
+        for op in payment.operations:
+            was = known[op.n - 1].status if op.n <= len(known) else "processing"
+            if op.status not in (was, "processing"):
+                self._telemetry.payment_outcome(
+                    payment, op.n, op.status, self._now_ms - op.created_ms
+                )
 
     def _remind(self, step: Step, payment: Payment) -> None:
         """Tell the timers of what comes due before they next read the ledger."""
@@ -559,8 +576,8 @@ class ShardActor:
             self._next_in_line(payment_id, message.payment)
             return
         # There is no such payment: everybody in line is told so, and nothing is fetched again.
-        for waiting in self._line.pop(payment_id, ()):
-            self._handle(waiting, None)
+        while payment_id in self._line:
+            self._line.next_turn(payment_id, partial(self._handle, payment=None))
 
     def _on_tick(self, message: Tick) -> None:
         """A gateway call whose news never came (its actor was restarted) is an unknown outcome."""

@@ -33,11 +33,11 @@ from engine.actors.timers import TimersActor
 from engine.actors.webhook import NAME as WEBHOOKS
 from engine.actors.webhook import WebhookActor
 from engine.domain.entry import DeadLetter as Letter
-from engine.domain.entry import Entry, InboxRow
+from engine.domain.entry import Entry, InboxRef, InboxRow
 from engine.domain.ids import is_id
 from engine.domain.refusals import Refusal
 from engine.domain.representation import refusal_answer
-from engine.messages import Redispatch, Reply, Request, TimerDue, Write
+from engine.messages import Heard, Redispatch, Reply, Request, TimerDue, Write
 from engine.ports import Breaker, Clock, Event, Gateway, Ids, LedgerReader, LedgerWriter, Telemetry
 from engine.supervisor.mailbox import DeadLetter, Mailbox
 from engine.supervisor.parking import ParkingSupervisor
@@ -175,6 +175,7 @@ class ActorSystem:
         )
         if actor == "ledger-writer":
             return
+        inbox = message.inbox if isinstance(message, Heard) else None
         self.directory.mailboxes["ledger-writer"].put_reserved_nowait(
             Write(
                 "nobody",
@@ -188,7 +189,9 @@ class ActorSystem:
                         reason=letter.reason[:500],
                         body=b"{}",
                         created_ms=self._clock.now_ms(),
-                    )
+                    ),
+                    # A webhook that crashes its payment's shard is not to be sent there again.
+                    inbox_done=inbox and InboxRef(inbox.gateway, inbox.event_id, "parked"),
                 ),
             )
         )

@@ -225,10 +225,13 @@ class Mailbox(Generic[T]):
         if crashes < self._crashes_max:
             self._suspects.appendleft((culprit, crashes))
             return
-        letter = DeadLetter(message=culprit, reason=reason, crashes=crashes)
+        self._settled += 1
+        self.park(DeadLetter(message=culprit, reason=reason, crashes=crashes))
+
+    def park(self, letter: DeadLetter[T]) -> None:
+        """Keep a message that no incarnation is to see again, also one handed out before."""
         self._dead_letters.append(letter)
         self._dead_letter_count += 1
-        self._settled += 1
         if self._on_dead_letter is not None:
             # The letter is kept either way, and an observer may not stop the restart under way.
             with contextlib.suppress(Exception):
