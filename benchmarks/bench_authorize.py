@@ -52,7 +52,9 @@ def wait_listening(port: int, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("the server did not start")
 
 
-def load(port: int, seconds: float) -> dict[str, object]:
+def load(
+    port: int, seconds: float, connections: int = CONNECTIONS, items: int = 0
+) -> dict[str, object]:
     """One round of load from another process on the other core."""
     process = subprocess.Popen(
         [
@@ -60,8 +62,9 @@ def load(port: int, seconds: float) -> dict[str, object]:
             "-m",
             "benchmarks.load",
             f"--port={port}",
-            f"--connections={CONNECTIONS}",
+            f"--connections={connections}",
             f"--seconds={seconds}",
+            f"--items={items}",
         ],
         stdout=subprocess.PIPE,
     )
