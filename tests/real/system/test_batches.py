@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.real.system.agreement import effects_by_operation
-from tests.real.system.client import Answer, Client, client_of, new_key, order
+from tests.real.system.client import POLL_S, Answer, Client, client_of, new_key, order
 from tests.real.system.process import EngineProcess, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -92,9 +92,10 @@ async def test_items_of_one_payment_run_in_their_order(engine: EngineProcess) ->
 async def test_the_same_batch_after_a_kill_is_answered_with_the_same_bytes(
     own_engine: EngineProcess,
 ) -> None:
-    methods = ["pm_card_visa", "pm_card_declined", "pm_card_unreachable"]
+    # Few enough failures that the breaker stays closed, in whichever order they are heard.
+    methods = ["pm_card_visa", "pm_card_declined", "pm_card_unreachable", *["pm_card_visa"] * 27]
     async with client_of(own_engine) as client:
-        opened = [item(method=method) for method in methods * 30]
+        opened = [item(method=method) for method in methods * 3]
         first = await sent(client, opened)
         payment = first[0].json["id"]
         changes = [
@@ -124,17 +125,17 @@ async def test_a_kill_in_the_middle_of_a_batch_charges_nothing_twice(
     items = [item() for _ in range(1_000)]
     async with client_of(own_engine) as client:
         sending = asyncio.create_task(client.post(PATH, {"items": items}))
-        await asyncio.sleep(0.15)
+        while not (await client.get("/v1/payments?limit=1")).json["data"]:
+            pass
         own_engine.kill()
-        with pytest.raises(Exception):  # noqa: B017, PT011 - however the connection ended
-            await sending
+        await asyncio.gather(sending, return_exceptions=True)
         own_engine.restart()
         results = await sent(client, items)
-        for _ in range(50):
+        for _ in range(400):
             if {result.status for result in results} == {201}:
                 break
             # What the crash cut off is looked up first, then it may run again.
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(POLL_S)
             results = await sent(client, items)
         assert {result.status for result in results} == {201}
         assert len({result.json["id"] for result in results}) == 1_000
