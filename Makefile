@@ -13,7 +13,7 @@ help:
 	@echo "make verify [DATA=folder]           prove the books, beside a running engine or without"
 	@echo "make test                           style, types, layers and all tests"
 	@echo "make campaign                       five kills under load and other long tests"
-	@echo "make bench                          authorisations and group commits, measured"
+	@echo "make bench                          authorisations, batches and group commits, measured"
 	@echo "make lint                           style, types and layers only"
 	@echo "make format                         lay the code out"
 	@echo "make clean                          remove what was installed and cached; keeps all data"
@@ -43,6 +43,7 @@ campaign: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.bench_authorize
+	$(BIN)/python -m benchmarks.bench_batch
 	$(BIN)/python -m benchmarks.bench_ledger_commit
 
 format: $(VENV)/.test
