@@ -88,6 +88,7 @@ class Router:
         self._refused = 0
         self._gatherings: deque[Gathering] = deque()
         self._batch_items = 0
+        self._batch_answered = 0
         self._is_closed = False
         self._idle: anyio.Event | None = None
         self._wait_s = settings.wait_ms / 1000
@@ -124,8 +125,7 @@ class Router:
         while lingering and lingering[0].deadline <= now:
             # Its reply was lost with an incarnation of its shard: the credit comes back.
             self._forget(lingering.popleft())
-        # What runs is slow to be answered; more of it fits.
-        self._start_items(self._batch_items + self._settings.batch_window)
+        self._pace()
 
     def _forget(self, waiter: Waiter) -> None:
         if self._waiters.pop(waiter.request_id, None) is None:
@@ -133,6 +133,7 @@ class Router:
         self._credits += 1
         if waiter.gathering is not None:
             self._batch_items -= 1
+            self._batch_answered += 1
         if waiter.ref is not None:
             self._in_flight.pop(waiter.ref, None)
         if self._idle is not None and not self._waiters:
@@ -466,6 +467,17 @@ class Router:
             gathering.end()
             self._gatherings.remove(gathering)
         return await self._gathered(gathering)
+
+    def _pace(self) -> None:
+        """Let more in where what runs is slow to be answered: half a window a sweep at least.
+
+        So all of a batch is under way within two seconds, whatever its gateway is like.
+        """
+        missing = (self._settings.batch_window + 1) // 2 - self._batch_answered
+        self._batch_answered = 0
+        if self._gatherings:
+            window = self._settings.batch_window
+            self._start_items(max(window, self._batch_items + missing))
 
     def _start_items(self, most: int) -> None:
         """Start items, of each batch in turn, until `most` of them are under way."""

@@ -17,8 +17,8 @@ class ActorSettings(msgspec.Struct, frozen=True):
     `credits` bounds the requests under way. Whatever was admitted is never refused again on its
     way, so every mailbox has reserved room for what `credits` can cause (`reserved`).
 
-    Items of batches run `batch_window` at a time while they are answered promptly, so that the
-    requests between them do not wait for a whole batch. Where answers are slow, more are let in,
+    Items of batches run `batch_window` at a time while they are answered promptly, so that a
+    request between them does not wait for a whole batch. Where answers are slow, more are let in,
     as far as `batch_credits`.
     """
 
@@ -33,7 +33,7 @@ class ActorSettings(msgspec.Struct, frozen=True):
     inbox_retry_ms: int = 5_000
     inbox_give_up_ms: int = 3_600_000
     answered_keys_max: int = 20_000
-    batch_window: int = 256
+    batch_window: int = 128
     park_retry_s: float = 30.0
     fees: Mapping[str, FeeSchedule] = {}
 

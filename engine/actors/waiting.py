@@ -50,8 +50,8 @@ class Waiter:
         self.key_taken = False
         self.is_woken = False
         self.gathering: Gathering | None = None
-        """The batch whose item this is."""
-        self.gatherings: list[tuple[Gathering, int]] = []
+        """The batch whose item this is; it waits for it like any other that joined."""
+        self.gatherings: tuple[tuple[Gathering, int], ...] = ()
         """The batches that wait for it, with the item's place in each."""
 
     def wake(self) -> None:
@@ -121,7 +121,7 @@ class Gathering:
     def wait_for(self, place: int, waiter: Waiter) -> None:
         """This item's answer is the reply to that request."""
         self.waiters[place] = waiter
-        waiter.gatherings.append((self, place))
+        waiter.gatherings = (*waiter.gatherings, (self, place))
 
     def answer(self, place: int, answer: Answer, *, replayed: bool = False) -> None:
         """This item's answer is known already."""

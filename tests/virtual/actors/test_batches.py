@@ -215,7 +215,7 @@ async def test_batches_leave_room_for_single_requests_and_for_each_other(autojum
 
 @pytest.mark.trio
 async def test_a_slow_gateway_does_not_keep_a_batch_out_while_there_are_credits(
-    tmp_path, autojump_clock, world
+    autojump_clock, world
 ):
     await world.stop()
     world.settings = {"shards": 2, "credits": 400, "shard_capacity": 400, "batch_window": 10}
