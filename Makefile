@@ -4,14 +4,16 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
+MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help run verify test campaign bench lint format clean
+.PHONY: help run verify test fuzz campaign bench lint format clean
 
 help:
 	@echo "make run [PORT=8080] [DATA=folder]  start the engine with its own Postgres"
 	@echo "make verify [DATA=folder]           prove the books, beside a running engine or without"
 	@echo "make test                           style, types, layers and all tests"
+	@echo "make fuzz [MINUTES=5]               whatever nobody expects, for so long; writes fuzz.json"
 	@echo "make campaign                       five kills under load and other long tests"
 	@echo "make bench                          authorisations and group commits, measured"
 	@echo "make lint                           style, types and layers only"
@@ -40,6 +42,10 @@ lint: $(VENV)/.test
 # Minutes of kills under load and everything else that is too long for every change.
 campaign: $(VENV)/.test
 	$(BIN)/python -m pytest -m campaign
+
+# Ends by itself; what was found is in fuzz.json, with the seed that repeats it.
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.real.fuzz.run --minutes $(MINUTES)
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.bench_authorize
