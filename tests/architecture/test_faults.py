@@ -102,7 +102,8 @@ ROWS: dict[int, tuple[str, tuple[str, ...]]] = {
     50: (
         "log injection; card numbers and secrets anywhere",
         (
-            "pure/app/test_telemetry.py::test_nothing_that_is_logged_ends_a_line_or_moves_a_terminal",
+            "pure/app/test_telemetry.py::"
+            "test_nothing_that_is_logged_ends_a_line_or_moves_a_terminal",
             "real/fuzz/test_fuzz.py::test_row_50_planted_card_numbers_and_secrets_are_nowhere",
         ),
     ),
