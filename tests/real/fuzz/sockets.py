@@ -122,7 +122,8 @@ class Sockets:
         while more:
             group = []
             while len(group) < GROUP and (more := budget.take()):
-                group.append(self._damaged_request())
+                # Nothing at all is no request: such a connection is only idle.
+                group.append(self._damaged_request() or b"\r")
             waits = self.random.random() < silent
             self._send_all(group, closes=not waits)
 

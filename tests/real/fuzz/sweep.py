@@ -37,6 +37,9 @@ from tests.real.fuzz.target import (
 _SEPARATORS = re.compile(rb"[ \-]|\xc2\xa0|\xe2\x80[\x80-\x95\xaf]")
 PREFIXES = ("4539", "5425", "3714", "6011", "3530", "3056", "2223")
 LENGTHS = {"3714": 15, "3056": 14}
+# Whatever is planted is a run of digits, of hexadecimal digits, or one of the keys in use: one look
+# for such runs costs the same however much was planted.
+_RUN = re.compile(rb"[0-9]{14,400}|[0-9a-f]{24,400}|fuzz[A-Za-z]+0[0-9]|RnV6[A-Za-z0-9+/]+")
 CHUNK = 1024 * 1024
 OVERLAP = 64
 
@@ -51,6 +54,10 @@ def card_number(random: Random) -> str:
         value = int(digit) * (2 if place % 2 == 0 else 1)
         total += value - 9 if value > 9 else value
     return digits + str(-total % 10)
+
+
+_KEYS = {key.rpartition("_")[2] for key in (ALICE, ALICE_LIVE, BOB, WEBHOOK_SECRET)}
+_NEEDLE_LENGTHS = sorted({14, 15, 16, 24, *map(len, _KEYS)})
 
 
 class Sweep:
@@ -192,9 +199,8 @@ class Sweep:
         """Look everywhere; returns how many bytes were looked at."""
         time.sleep(0.3)  # what is logged is written within 50 ms
         seen = 0
-        keys = {key.rpartition("_")[2] for key in (ALICE, ALICE_LIVE, BOB, WEBHOOK_SECRET)}
-        kept = _pattern(self.planted | keys)
-        told = _pattern(self.planted | keys | self.signed)
+        kept = {text.encode() for text in self.planted | _KEYS}
+        told = kept | {text.encode() for text in self.signed}
         for place, content in self._told():
             seen += len(content)
             self._search(told, place, content)
@@ -204,11 +210,16 @@ class Sweep:
         self.tally.count("bytes swept", seen)
         return seen
 
-    def _search(self, pattern: re.Pattern[bytes], place: str, content: bytes) -> None:
-        found = pattern.search(_SEPARATORS.sub(b"", content)) or pattern.search(content)
-        if found is not None:
-            at = max(0, content.find(found[0][:4]) - 200)
-            self.tally.found("sweep", f"{found[0]!r} in {place}", "", content[at : at + 500])
+    def _search(self, needles: set[bytes], place: str, content: bytes) -> None:
+        # The bytes of files hold what the tables hold, so they are searched as they are.
+        texts = [content] if place.startswith("file") else [_SEPARATORS.sub(b"", content), content]
+        for text in texts:
+            for run in _RUN.finditer(text):
+                found = _within(run[0], needles)
+                if found:
+                    at = max(0, text.find(found) - 200)
+                    self.tally.found("sweep", f"{found!r} in {place}", "", text[at : at + 500])
+                    return
 
     def _told(self) -> Iterable[tuple[str, bytes]]:
         yield "the answers", b"\n".join(self.replies)
@@ -253,8 +264,13 @@ def _is_sound(line: str) -> bool:
     return isinstance(value, dict) and value.get("level") in ("info", "warning", "debug")
 
 
-def _pattern(needles: set[str]) -> re.Pattern[bytes]:
-    return re.compile(b"|".join(re.escape(text.encode()) for text in sorted(needles)))
+def _within(run: bytes, needles: set[bytes]) -> bytes:
+    """What was planted and stands anywhere in a run of letters and digits, or nothing."""
+    for length in _NEEDLE_LENGTHS:
+        for at in range(len(run) - length + 1):
+            if run[at : at + length] in needles:
+                return run[at : at + length]
+    return b""
 
 
 def _bytes_of(value: object) -> bytes:

@@ -80,3 +80,13 @@ def test_row_50_planted_card_numbers_and_secrets_are_nowhere(target: Target, tal
     assert len(sweep.planted) > 60
     assert sweep.look() > 10_000_000
     assert tally.findings == []
+
+
+def test_the_sweep_is_not_blind(target: Target, tally: Tally) -> None:
+    sweep = Sweep(target, tally, SEED)
+    written = [plant() for plant in (sweep._written, sweep._secret) for _ in range(20)]
+    needles = {text.encode() for text in sweep.planted}
+    for text in written:
+        sweep._search(needles, "table payments", f'{{"note":"a {text} b"}}'.encode())
+        sweep._search(needles, "table payments", b'{"note":"a 4111 b","id":"pay_06gzv5psfxpmre"}')
+    assert len(tally.findings) == len(written)
