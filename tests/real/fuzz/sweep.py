@@ -40,6 +40,9 @@ LENGTHS = {"3714": 15, "3056": 14}
 # Whatever is planted is a run of digits, of hexadecimal digits, or one of the keys in use: one look
 # for such runs costs the same however much was planted.
 _RUN = re.compile(rb"[0-9]{14,400}|[0-9a-f]{24,400}|fuzz[A-Za-z]+0[0-9]|RnV6[A-Za-z0-9+/]+")
+_BANNER = re.compile(
+    r"^Payment engine is ready\..*?^Stop with Ctrl-C[^\n]*$", re.MULTILINE | re.DOTALL
+)
 CHUNK = 1024 * 1024
 OVERLAP = 64
 
@@ -250,10 +253,9 @@ class Sweep:
 
 
 def log_faults(target: Target) -> list[str]:
-    """Lines of the log that are no JSON, or tell of a failure; the banner comes before them all."""
-    lines = target.engine.logs().splitlines()
-    first = next((n for n, line in enumerate(lines) if line.startswith("{")), len(lines))
-    return [line for line in lines[first:] if not _is_sound(line)]
+    """Lines of the log that are no JSON, or tell of a failure; the banner is no part of it."""
+    log = _BANNER.sub("", target.engine.logs())
+    return [line for line in log.splitlines() if line and not _is_sound(line)]
 
 
 def _is_sound(line: str) -> bool:
