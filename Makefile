@@ -4,14 +4,16 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
+MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help run verify test campaign torture bench bench-full lint format clean
+.PHONY: help run verify test fuzz campaign torture bench bench-full lint format clean
 
 help:
 	@echo "make run [PORT=8080] [DATA=folder]  start the engine with its own Postgres"
 	@echo "make verify [DATA=folder]           prove the books, beside a running engine or without"
 	@echo "make test                           style, types, layers and all tests"
+	@echo "make fuzz [MINUTES=5]               whatever nobody expects, for so long; writes fuzz.json"
 	@echo "make campaign                       five kills under load and other long tests"
 	@echo "make torture                        every fault of real processes and databases, ten minutes"
 	@echo "make bench                          the benchmarks: a table, a plot, a file of figures"
@@ -55,6 +57,10 @@ bench: $(VENV)/.bench
 # With millions of payments in the database and ten minutes of soak: an hour, and 40 GB of disk.
 bench-full: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --full
+
+# Ends by itself; what was found is in fuzz.json, with the seed that repeats it.
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.real.fuzz.run --minutes $(MINUTES)
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

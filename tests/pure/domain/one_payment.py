@@ -71,13 +71,20 @@ class OnePayment:
     """A payment and all that was written of it. `calls`, `events`, ... are of the last step."""
 
     def __init__(
-        self, *, purchase: bool = False, amount: int = 1_000, fees: bool = False, **changed: Any
+        self,
+        *,
+        purchase: bool = False,
+        amount: int = 1_000,
+        fees: bool = False,
+        number: int = 0,
+        **changed: Any,
     ) -> None:
+        """`number` keeps the ids of several payments apart."""
         self.now_ms = START_MS
         self.traits = traits(**changed)
         self.fees = some_fees() if fees else FeeSchedule()
-        self._transfer = count(1).__next__
-        self._id = count(1)
+        self._transfer = count(number * 1_000_000 + 1).__next__
+        self._id = count(number * 1_000_000 + 1)
         self.pending: dict[int, Transfer] = {}
         self.left: dict[int, int] = {}
         self.net: Counter[Any] = Counter()
@@ -92,7 +99,12 @@ class OnePayment:
         command = Open("m_a", False, purchase, amount, "USD", "pm_card_visa", "simulator")
         self._apply(
             machine.open_payment(
-                command, new_id("pay_", START_MS, 7, 1), "key-1", "req_1", "/p", self.env()
+                command,
+                new_id("pay_", START_MS, 7, number + 1),
+                f"key-{number + 1}",
+                f"req_{number + 1}",
+                "/p",
+                self.env(),
             )
         )
 
