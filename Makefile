@@ -8,6 +8,7 @@ MINUTES ?= 5
 
 .DEFAULT_GOAL := help
 .PHONY: help run verify test fuzz campaign torture bench bench-full lint format clean
+.PHONY: help run verify test campaign bench bench-full loadtest soak lint format clean
 
 help:
 	@echo "make run [PORT=8080] [DATA=folder]  start the engine with its own Postgres"
@@ -18,6 +19,8 @@ help:
 	@echo "make torture                        every fault of real processes and databases, ten minutes"
 	@echo "make bench                          the benchmarks: a table, a plot, a file of figures"
 	@echo "make bench-full                     the same with millions of payments and a long soak"
+	@echo "make loadtest                       traffic and trouble, each briefly; fails on a threshold"
+	@echo "make soak [SECONDS=1800]            the mix for long; fails on a threshold"
 	@echo "make lint                           style, types and layers only"
 	@echo "make format                         lay the code out"
 	@echo "make clean                          remove what was installed and cached; keeps all data"
@@ -61,6 +64,13 @@ bench-full: $(VENV)/.bench
 # Ends by itself; what was found is in fuzz.json, with the seed that repeats it.
 fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.real.fuzz.run --minutes $(MINUTES)
+# Under five minutes. HTML reports are in loadtests/reports/.
+loadtest: $(VENV)/.loadtest
+	$(BIN)/python -m loadtests
+
+SECONDS ?= 1800
+soak: $(VENV)/.loadtest
+	$(BIN)/python -m loadtests --soak --seconds $(SECONDS)
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
@@ -87,6 +97,11 @@ $(VENV)/.test: $(VENV)/.place pyproject.toml constraints.txt
 $(VENV)/.bench: $(VENV)/.test
 	@echo "Installing what the benchmarks compare with ..."
 	@$(pip_install) --editable ".[bench]"
+	@touch $@
+
+$(VENV)/.loadtest: $(VENV)/.run
+	@echo "Installing the load generator ..."
+	@$(pip_install) --editable ".[loadtest]"
 	@touch $@
 
 # A virtual environment holds absolute paths and a link to its Python. One that was copied or moved

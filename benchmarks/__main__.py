@@ -38,6 +38,9 @@ PARTS = (
     Part("8", "bench_gateway", 120),
     Part("11", "bench_overload", 120),
     Part("13", "bench_start", 120),
+    Part("9", "bench_size", 7200, full=True),
+    Part("10", "bench_open", 1800, full=True),
+    Part("12", "bench_soak", 900, full=True),
 )
 """In the order of their running."""
 

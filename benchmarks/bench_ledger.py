@@ -43,6 +43,7 @@ from engine.supervisor.mailbox import Mailbox
 
 BATCHES = {8_189: (66.0, 20), 1_000: (40.0, 60), 100: (20.0, 150)}
 """Size -> (how many times TPC-B with 16 clients, batches per round)."""
+MEASURED_S_MAX = 5.0
 CALLERS = 32
 CALLS_EACH = 300
 HOT_BATCHES, HOT_SIZE = 30, 1_000
@@ -84,17 +85,22 @@ class Bench:
         self._telemetry = StructlogTelemetry.to(f"{folder}/ledger.log")
 
     async def batches(self, name: str, count: int, size: int, **kind: Any) -> None:
-        """Commit batches that were made before; kept is the rate of transfers."""
+        """Commit batches that were made before, for a while; kept is the rate of transfers."""
         source = self._sources.setdefault(name, TransferSource(**kind))
         made = list(source.batches(self._next_id, count, size))
         self._next_id += count * size
         gc.collect()
         gc.freeze()  # as the engine does at its start
         began = time.perf_counter()
-        for batch in made:
-            await self.ledger.commit(batch)
-        self.note(name, count * size / (time.perf_counter() - began))
+        done, took_s = 0, 0.0
+        while done < count and took_s < MEASURED_S_MAX:
+            await self.ledger.commit(made[done])
+            done, took_s = done + 1, time.perf_counter() - began
+        self.note(name, done * size / took_s)
         gc.unfreeze()
+        if done < count:
+            # Its later batches post holds that were never made.
+            del self._sources[name]
 
     async def callers(self, name: str) -> None:
         """32 callers through the actor that makes the group commits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 
 from benchmarks.table import Row, margin, number
 
@@ -21,13 +22,13 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     from matplotlib import pyplot
 
     shown = [(row, found) for row in rows if (found := margin(row)) is not None][::-1]
-    figure, axes = pyplot.subplots(figsize=(9, 0.34 * len(shown) + 1.2), dpi=90)
+    figure, axes = pyplot.subplots(figsize=(11, 0.34 * len(shown) + 1.2), dpi=90)
     margins = [min(max(found, 0.01), 100.0) for _, found in shown]
     colours = [HOLDS if row.holds else MISSED for row, _ in shown]
     axes.barh(range(len(shown)), [found - 1 for found in margins], left=1, color=colours)
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=1)
-    names = [f"{row.row}  {row.what[:58]}" for row, _ in shown]
+    names = [f"{row.row}  {shorten(row.what, 84)}" for row, _ in shown]
     axes.set_yticks(range(len(shown)), names, fontsize=7)
     for at, ((row, _), found) in enumerate(zip(shown, margins, strict=True)):
         side = "left" if found >= 1 else "right"

@@ -184,6 +184,15 @@ def engine(data: Path, *, settings: str = "", environ: Mapping[str, str] | None 
     return Server(arguments, port, ready_path="/readyz", environ={**log, **(environ or {})})
 
 
+def run_engine_command(*arguments: str, environ: Mapping[str, str], limit_s: float = 3600) -> bool:
+    """Run a command of the engine that ends by itself; whether its exit status is 0."""
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", *arguments], stdout=subprocess.DEVNULL, check=False,
+        env={**os.environ, **environ}, timeout=limit_s,
+    )  # fmt: skip
+    return done.returncode == 0
+
+
 def echo() -> Server:
     """The yardstick: a bare echo."""
     port = free_port()

@@ -29,8 +29,9 @@ def replaced(document: str, part: str) -> str:
 
 
 def generated(rows: Sequence[Row], machine: dict[str, Any]) -> str:
-    """The table, and what it depends on."""
-    return f"{one_line(machine)}.\n\n{markdown(rows)}"
+    """The table, what it depends on, and the plot where there is one."""
+    plot = f"\n\n![Each figure as times its target]({PLOT.parent.name}/{PLOT.name})"
+    return f"{one_line(machine)}.\n\n{markdown(rows)}{plot if PLOT.exists() else ''}"
 
 
 def write(rows: Sequence[Row], machine: dict[str, Any]) -> list[str]:
