@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import hashlib
 import http.client
-import json
 import os
 import shutil
 import signal
@@ -41,7 +40,7 @@ park_retry_s = 1
 url = "http://127.0.0.1:{simulator}"
 deadline_ms = {deadline_ms}
 lookup_lag_ms = {lag_ms}
-send_webhooks = true
+send_webhooks = {webhooks}
 
 [[api_keys]]
 sha256 = "{digest}"
@@ -145,7 +144,12 @@ class Engine(EngineProcess):
     @property
     def log_path(self) -> Path:
         """Where the output of the present run goes."""
-        return self.data_dir.parent / f"engine-{self.name}-{self._starts}.log"
+        return self.plant.folder / f"engine-{self.name}-{self._starts}.log"
+
+    def logs(self) -> str:
+        """Everything that any run of any engine of the plant has printed."""
+        paths = sorted(self.plant.folder.glob("engine-*.log"))
+        return "".join(path.read_text("utf-8", "replace") for path in paths)
 
     def wait_nothing_left(self) -> None:
         """The plant looks after what is left: the database is not this engine's."""
@@ -164,6 +168,7 @@ class Plant:
         lag_ms: int = 500,
         proxied: bool = False,
         module: str = "engine",
+        webhooks: bool = True,
     ) -> None:
         self.folder = folder
         self.data_dir = data_dir or folder / "data"
@@ -180,6 +185,7 @@ class Plant:
                 simulator=self.simulator_port,
                 deadline_ms=deadline_ms,
                 lag_ms=lag_ms,
+                webhooks=str(webhooks).lower(),
                 digest=hashlib.sha256(API_KEY.encode()).hexdigest(),
             )
         )
@@ -209,7 +215,7 @@ class Plant:
         with (self.folder / "simulator.log").open("ab") as log:
             self._simulator = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "engine", "gateway-simulator"),
+                    *(sys.executable, "-m", self.engine._module, "gateway-simulator"),
                     *("--port", str(self.simulator_port), "--data", str(self.data_dir)),
                     *("--config", str(self.settings)),
                     *("--webhook-url", f"{self.engine.address}/v1/webhooks/simulator"),
@@ -238,13 +244,6 @@ class Plant:
         """Send the gateway a signal."""
         assert self._simulator is not None
         self._simulator.send_signal(number)
-
-    def outage(self, *, on: bool) -> None:
-        """Make the gateway refuse every call, or take calls again."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.simulator_port, timeout=5)
-        connection.request("POST", "/v1/outage", body=json.dumps({"on": on}))
-        assert connection.getresponse().status == 200
-        connection.close()
 
     def close(self) -> None:
         """End everything, the last things first, and see that nothing is left."""
