@@ -77,7 +77,9 @@ def is_quiet(world: World) -> bool:
         return False
     if world.provider.simulator.statistics().webhooks_waiting:
         return False
-    return not any(_unresolved(payment) for payment in _payments(world))
+    if any(_unresolved(payment) for payment in _payments(world)):
+        return False
+    return not any(True for _ in _healthy(world))
 
 
 def is_expired(world: World) -> bool:
@@ -350,9 +352,16 @@ def _left_over(world: World, payments: list[Payment]) -> Iterator[Violation]:
 
 def _secrets(world: World) -> Iterator[Violation]:
     store = world.store
-    for name in ("payments", "events", "claims", "refunds", "dead_letters"):
-        text = repr(getattr(store, name))
-        if PAN in text or "\\x00" in text or "\\\\u0000" in text:
+    claims = [(*row[:3], *row[4:]) for row in store.claims.values()]  # without the fingerprint
+    for name, rows in (
+        ("payments", store.payments),
+        ("events", store.events),
+        ("claims", claims),
+        ("refunds", store.refunds),
+        ("dead letters", store.dead_letters),
+    ):
+        text = repr(rows)
+        if any(secret in text for secret in (PAN, "\\x00", "\\u0000")):
             yield Violation("I10 no secrets", f"a card number or NUL is in the {name}")
 
 

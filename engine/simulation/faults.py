@@ -96,7 +96,8 @@ async def _stop(world: World, event: Event) -> None:
     life = world.up()
     if life is not None:
         world.count("engine_stop", f"{life.name} is stopped")
-        await life.stop()
+        # Not here: it is to end also where the storm does meanwhile.
+        world.background.start_soon(life.stop)
 
 
 async def _shard_crash(world: World, event: Event) -> None:

@@ -156,7 +156,7 @@ def draw(
         clients=drawn_clients if clients is None else min(clients, drawn_clients),
         requests=drawn_requests if requests is None else min(requests, drawn_requests),
         duration_s=duration_s,
-        pause_s=duration_s / 40,
+        pause_s=duration_s / (drawn_requests * 2),
         odd_methods=random.choice((0.1, 0.3, 0.7)),
         references=random.choice((0.0, 0.3)),
         leave_share=_share(seed, kinds, "client_leaves", 0.1, 0.6),

@@ -159,12 +159,14 @@ class Watch:
 
     def _final(self, promise: Promise, status: int, code: str, body: bytes) -> None:
         """A final answer is stored, and is the only one that its key ever gets."""
-        if promise.final is not None and promise.final != (status, body):
+        is_abandoned = status == 502 and b'"failure_code":"abandoned"' in body
+        is_stored = status in _STORED_BY_STATUS or code in _STORED_BY_CODE
+        former = promise.final
+        if former is not None and (former[0] != status or (is_stored and former[1] != body)):
             self.fail("I6 idempotency", f"{promise.key} got two final answers")
         promise.final = (status, body)
         promise.is_settled = True
-        is_abandoned = status == 502 and b'"failure_code":"abandoned"' in body
-        if (status in _STORED_BY_STATUS or code in _STORED_BY_CODE) and not is_abandoned:
+        if is_stored and not is_abandoned:
             row = self._world.store.claims.get((promise.merchant, False, promise.key))
             if row is None or row[7] is None:
                 self.fail("I5 durable answers", f"{status} for {promise.key} is not durable")
