@@ -343,20 +343,30 @@ class Router:
     async def _stored(self, ask: Ask, ref: KeyRef) -> tuple[Answer, bool] | None:
         """What the ledger holds under a key; None: nothing."""
         try:
-            claim = await self._ledger.claim(ref)
-            if claim is None:
-                return None
-            if claim.fingerprint != ask.fingerprint:
-                return self._reused(ask), False
-            if claim.answer is not None:
-                return claim.answer, True
-            found = await self._ledger.payments([claim.payment_id])
+            return await self._claimed(ask, ref)
         except LedgerUnavailable:
             return self._no(ask, _LEDGER_DOWN), False
+
+    async def _claimed(self, ask: Ask, ref: KeyRef) -> tuple[Answer, bool] | None:
+        """The same. Raises LedgerUnavailable."""
+        claim = await self._ledger.claim(ref)
+        if claim is None:
+            return None
+        if claim.fingerprint != ask.fingerprint:
+            return self._reused(ask), False
+        if claim.answer is not None:
+            return claim.answer, True
+        found = await self._ledger.payments([claim.payment_id])
         payment = found.get(claim.payment_id)
         if payment is None or not 1 <= claim.op <= len(payment.operations):
             return None
-        return self._present(payment, claim.op), False
+        answer = self._present(payment, claim.op)
+        if answer.final:
+            # It was settled between the two reads, and only the stored bytes are the answer.
+            claim = await self._ledger.claim(ref)
+            if claim is not None and claim.answer is not None:
+                return claim.answer, True
+        return answer, False
 
     async def _replay(self, ask: Ask, ref: KeyRef) -> tuple[Answer, bool]:
         stored = await self._stored(ask, ref)
@@ -389,10 +399,17 @@ class Router:
 
     async def _still_running(self, waiter: _Waiter, ask: Ask) -> Answer:
         """No final answer came within the wait: 202 with the state as it is."""
+        claimed = None
         try:
             found = await self._ledger.payments([waiter.payment_id])
+            if waiter.ref is not None:
+                # Last, so that what the payment shows as settled has its stored answer by now:
+                # its reply may have been lost with an incarnation of its shard.
+                claimed = await self._claimed(ask, waiter.ref)
         except LedgerUnavailable:
             found = {}
+        if claimed is not None:
+            return claimed[0]
         payment = found.get(waiter.payment_id)
         if payment is None:
             return self._accepted_unseen(waiter, ask)

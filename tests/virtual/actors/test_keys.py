@@ -148,3 +148,23 @@ async def test_another_merchants_payment_is_not_there(autojump_clock, world):
     answer, _ = await world.ask(Refund("m_b", False, "re_1"), payment_id, "k")
     assert (answer.status, answer.code) == (404, "payment_not_found")
     assert b"m_a" not in answer.body
+
+
+@pytest.mark.trio
+async def test_an_answer_whose_reply_was_lost_is_the_stored_one(autojump_clock, world):
+    answers = []
+
+    async def ask():
+        answers.append((await world.open("pm_card_slow", key="k"))[0])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await world.until(lambda: world.gateway.in_flight)
+        for shard in world.system.directory.shards:
+            shard.put_reserved_nowait("a message that crashes it, so that it forgets who waits")
+        await world.until(lambda: world.payments()[0].status == "authorized")
+        assert (await world.capture(world.payments()[0].id)).status == 200
+        assert not answers
+    (row,) = [row for key, row in world.store.claims.items() if key[2] == "k"]
+    assert (answers[0].status, answers[0].body) == (row[7], row[8])
+    assert body(answers[0])["status"] == "authorized"
