@@ -74,6 +74,7 @@ class OnePayment:
         self, *, purchase: bool = False, amount: int = 1_000, fees: bool = False, **changed: Any
     ) -> None:
         self.now_ms = START_MS
+        self.since_ms = START_MS
         self.traits = traits(**changed)
         self.fees = some_fees() if fees else FeeSchedule()
         self._transfer = count(1).__next__
@@ -104,6 +105,7 @@ class OnePayment:
             jitter=lambda: 0.5,
             traits=self.traits,
             fees=self.fees,
+            since_ms=self.since_ms,
         )
 
     # --- what tests do to it ----------------------------------------------------------------
