@@ -285,7 +285,8 @@ class Simulator:
         early = self._notify(effect, method, now_ms)
         wait_ms += method.wait_ms
         if method.reply != "news":
-            return _lost(method.reply, call, wait_ms)
+            # Its reply is lost, not what it has done: the webhook is sent all the same.
+            return msgspec.structs.replace(_lost(method.reply, call, wait_ms), early=early)
         return Reply("news", self._first_news(effect, method, now_ms), wait_ms, early)
 
     def _remembered(self, call: GatewayCall, now_ms: int) -> Effect | None:
