@@ -4,14 +4,16 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
+SEEDS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help run verify test campaign bench lint format clean
+.PHONY: help run verify test simulate campaign bench lint format clean
 
 help:
 	@echo "make run [PORT=8080] [DATA=folder]  start the engine with its own Postgres"
 	@echo "make verify [DATA=folder]           prove the books, beside a running engine or without"
 	@echo "make test                           style, types, layers and all tests"
+	@echo "make simulate [SEEDS=1000]          the whole engine on seeds, under every fault"
 	@echo "make campaign                       five kills under load and other long tests"
 	@echo "make bench                          authorisations and group commits, measured"
 	@echo "make lint                           style, types and layers only"
@@ -36,6 +38,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+simulate: $(VENV)/.run
+	@exec $(BIN)/engine simulate --seeds $(SEEDS)
 
 # Minutes of kills under load and everything else that is too long for every change.
 campaign: $(VENV)/.test

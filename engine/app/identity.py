@@ -8,7 +8,6 @@ from random import Random, SystemRandom
 from engine.domain.ids import new_id, slot_of, slot_of_key
 from engine.domain.steady import SteadyTime
 
-
 # Where there is one, a clock that also counts while the machine is suspended.
 _ELAPSED = getattr(time, "CLOCK_BOOTTIME", None)
 

@@ -463,8 +463,8 @@ def _weigh_absence(change: Change, op: Operation, news: OperationNews, via: str)
     only after the provider's lag. Where the first look-up comes later than that, the request was
     held up on its way (by a slow commit, a queue, a crash), nobody knows for how long: then the
     time counts from now. It also counts from this engine's start at the earliest: until then the
-    clock may have been set. An operation whose reply nobody ever saw (`processing`) was cut off by a
-    crash: it is abandoned, and its key may run again, since a customer may by now have paid
+    clock may have been set. An operation whose reply nobody ever saw (`processing`) was cut off by
+    a crash: it is abandoned, and its key may run again, since a customer may by now have paid
     elsewhere.
     """
     traits = change.env.traits

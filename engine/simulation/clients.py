@@ -19,7 +19,13 @@ PAN: Final = "4242424242424242"
 PATIENCE_S: Final = 120.0
 """Longer than any request may take; who waits that long in vain has found a bug."""
 
-_ODD: Final = sorted(METHODS)
+_ODD: Final = (
+    *sorted(METHODS),
+    *("pm_card_3ds", "pm_card_pending", "pm_card_webhook_early", "pm_card_timeout_after_charge"),
+    *("pm_card_settles_late", "pm_card_refund_fails_late") * 3,
+)
+"""Every method, and more often those after which most can happen."""
+_TO_BE_REFUNDED: Final = frozenset({"pm_card_refund_fails", "pm_card_refund_fails_late"})
 _ATTEMPTS_MAX: Final = 3
 
 
@@ -65,11 +71,11 @@ class Client:
         random, known = self._random, self._world.known[self._merchant]
         drawn = random.random()
         foreign = self._world.known[self._other]
-        if drawn < 0.45 or not known:
+        if drawn < 0.4 or not known:
             await self._open()
-        elif drawn < 0.82:
+        elif drawn < 0.78:
             await self._act(random.choice(known[-3:] if random.random() < 0.7 else known))
-        elif drawn < 0.86 and foreign:
+        elif drawn < 0.81 and foreign:
             await self._act(random.choice(foreign), is_foreign=True)
         elif drawn < 0.91 and self._world.promises:
             await self._reuse()
@@ -92,10 +98,10 @@ class Client:
             body["reference"] = f"order-{random.randint(1, 4)}"
         if random.random() < 0.05:
             body["metadata"] = {"note": random.choice((f"card {PAN}", "a\0b", "fine"))}
-        what = random.choice(OPENS)
+        what = "purchase" if method in _TO_BE_REFUNDED else random.choice(OPENS)
         promise = self._promise(what, f"/v1/payments/{what}", body)
         payment_id = await self._send(promise)
-        if payment_id is not None and random.random() < 0.6:
+        if payment_id is not None and (method in _TO_BE_REFUNDED or random.random() < 0.6):
             await self._act(payment_id)
 
     async def _act(self, payment_id: str, *, is_foreign: bool = False) -> None:
@@ -104,7 +110,7 @@ class Client:
         if view is not None and view["status"] == "requires_action" and random.random() < 0.7:
             await self._authenticate(view)
         what = random.choice(("capture", "capture", "refund", "refund", "cancel"))
-        if view is not None and view["status"] == "captured" and random.random() < 0.8:
+        if view is not None and view["amount_refundable"] and random.random() < 0.7:
             what = "refund"
         body: dict[str, Any] = {}
         if what != "cancel" and random.random() < 0.7:

@@ -17,6 +17,7 @@ from engine.gateways.simulator_webhooks import write_webhook
 from engine.simulation.plan import Event
 
 if TYPE_CHECKING:
+    from engine.simulation.life import Life
     from engine.simulation.world import World
 
 _CLOCK_JUMPS_MS: Final = (-7_200_000, -3_000, 1_500, 30_000, 7_200_000)
@@ -33,6 +34,8 @@ class Weather(msgspec.Struct):
     lost_share: float = 0.0
     commit_s: float = 0.0
     read_s: float = 0.0
+    stall_s: float = 0.0
+    """How long commits wait beside that, for a moment."""
     latency_s: float = 0.0
     lag_share: float = 0.0
     overdue_share: float = 0.0
@@ -105,6 +108,16 @@ async def _shard_crash(world: World, event: Event) -> None:
     life = world.up()
     if life is None:
         return
+    weather = world.weather
+    if event.lasts_s > 0.2:
+        # A crash is the worse the more is under way.
+        weather.stall_s = 0.4
+    _arm_crash(world, life, event)
+    await trio.sleep(1.0)
+    weather.stall_s = 0.0
+
+
+def _arm_crash(world: World, life: Life, event: Event) -> None:
     if event.choice < 0.3:
         world.count("shard_crash", "the next step that takes effect fails half-way")
         life.telemetry.crashes_outcome = True
@@ -189,4 +202,3 @@ _EVENTS: Final[dict[str, Callable[[World, Event], Awaitable[None]]]] = {
     "clock_jump": _clock_jump,
     "webhook_wrong": _wrong_webhook,
 }
-

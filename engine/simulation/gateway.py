@@ -10,6 +10,7 @@ import trio
 
 from engine.domain.news import (
     Approved,
+    Failed,
     GatewayCall,
     GatewayTraits,
     NotFound,
@@ -92,19 +93,23 @@ class Provider:
         """What is on the wire arrives, also where nobody waits for the reply any more."""
         latency_s, random = self._world.weather.latency_s, self._random
         if latency_s:
+            self._world.count("gateway_slow", None)
             # It is worked on within the deadline, or it has been dropped on the way.
             deadline_s = self.simulator.traits.deadline_ms / 1_000
             await trio.sleep(min(latency_s * random.random(), deadline_s * 0.8))
-        news = self.found(call) if call.look_up else None
+        news = self.found(call) if call.look_up else self.objection(call)
         if news is None:
             self.arrived(call)
             reply = self.simulator.act(call)
             self._world.trace.say("gateway", "{} {}: {} {}", _verb(call), call.op_id, reply.kind,
                                   reply.news)  # fmt: skip
-            if reply.kind == "none":
+            if reply.kind != "news":
                 self._world.count("gateway_faults", None)
+            is_lost = reply.kind == "none" or self._is_reply_lost(call)
+            await self.simulator.hold_back(msgspec.structs.replace(reply, kind="news"))
+            if is_lost:
+                self._world.note("a reply was lost on its way")
                 return
-            await self.simulator.hold_back(reply)
             news = reply.news
         if latency_s:
             await trio.sleep(latency_s * random.random())
@@ -117,6 +122,20 @@ class Provider:
             self._world.count("lookup_lag", f"{call.op_id} is not found yet")
             return NotFound()
         return None
+
+    def objection(self, call: GatewayCall) -> OperationNews | None:
+        """What is refused for now, without effect: the engine's own work is not always welcome."""
+        _, op = self._world.watch.operation(call.op_id)
+        if op.type != "reversal" or op.attempts > 2 or self._random.random() < 0.5:
+            return None
+        self._world.note("the gateway refused a reversal for now")
+        return Failed("try_later")
+
+    def _is_reply_lost(self, call: GatewayCall) -> bool:
+        """Where look-ups are to matter, replies do not come."""
+        if call.look_up or trio.current_time() >= self._hidden_until.get(call.op_id, 0.0):
+            return False
+        return call.op_id in self._overdue or self._random.random() < 0.5
 
     def arrived(self, call: GatewayCall) -> None:
         """A request has come in; decide how long look-ups will not find it."""
@@ -140,7 +159,11 @@ class Provider:
     async def _deliver(self, headers: Mapping[str, str], raw: bytes) -> bool:
         """Carry one webhook; True when the gateway believes that it has arrived."""
         weather, random, world = self._world.weather, self._hooks_random, self._world
-        if random.random() < weather.webhook_lost and not self._is_the_only_word(raw):
+        op_id = msgspec.json.decode(raw, type=_About).op_id
+        is_only_word = op_id in self._overdue or b"refund_failed" in raw
+        if op_id in self._overdue:
+            await trio.sleep(random.random() * _OVERDUE_S)
+        if random.random() < weather.webhook_lost and not is_only_word:
             world.count("webhook_lost", headers["webhook-id"])
             return True
         if random.random() < weather.webhook_twice:
@@ -151,11 +174,6 @@ class Provider:
             world.count("webhook_late", headers["webhook-id"])
             await trio.sleep(random.random() * _HOOK_LATE_MAX_S)
         return await world.webhook(headers, raw)
-
-    def _is_the_only_word(self, raw: bytes) -> bool:
-        """Whether nothing else would ever tell: a refund that comes back, an overdue success."""
-        op_id = msgspec.json.decode(raw, type=_About).op_id
-        return op_id in self._overdue or b"refund_failed" in raw
 
     @staticmethod
     def _has_a_webhook(call: GatewayCall) -> bool:
@@ -187,7 +205,7 @@ class GatewayEnd:
         answers: list[OperationNews | None] = []
         for call in calls:
             self._world.watch.called(call)
-            news = self._provider.found(call) if call.look_up else None
+            news = self._provider.found(call) if call.look_up else self._provider.objection(call)
             if news is None:
                 (news,) = self._provider.simulator.perform_now([call])
                 if news is not None:

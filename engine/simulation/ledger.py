@@ -33,8 +33,9 @@ class SimulatedLedger(MemoryLedger):
         life, world, weather = self._life, self._world, self._world.weather
         if life.is_dead:
             raise Killed
-        delay_s = weather.commit_s * 2 * self._random.random()
+        delay_s = weather.stall_s + weather.commit_s * 2 * self._random.random()
         if delay_s:
+            world.count("commit_slow", None)
             with trio.CancelScope(shield=True), trio.move_on_after(delay_s):
                 await life.died.wait()
         if life.is_dead:
@@ -85,5 +86,6 @@ class SimulatedLedger(MemoryLedger):
             await trio.sleep_forever()
         delay_s = self._world.weather.read_s * 2 * self._random.random()
         if delay_s:
+            self._world.count("read_slow", None)
             await trio.sleep(delay_s)
         await super()._reading()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
 from engine.actors.settings import ActorSettings
@@ -23,7 +22,13 @@ from engine.http.keys import ApiKey, key_digest
 from engine.ports import Breaker, Fenced, Gateway, LedgerUnavailable
 from engine.simulation.gateway import GatewayEnd
 from engine.simulation.ledger import Killed, SimulatedLedger
-from engine.simulation.surroundings import ProcessClock, SeededIds, WatchedTelemetry
+from engine.simulation.surroundings import (
+    ProcessClock,
+    SeededIds,
+    WatchedTelemetry,
+    is_injected,
+)
+from engine.simulation.watch import RunEnded
 from engine.supervisor.errors import MaxIntensityReached
 
 if TYPE_CHECKING:
@@ -55,6 +60,7 @@ class Life:
         self.name = f"engine-{number}"
         self.is_dead = False
         self.is_up = False
+        self.started = trio.Event()
         self.died = trio.Event()
         self.ended = trio.Event()
         self.error: BaseException | None = None
@@ -149,9 +155,12 @@ class Life:
                     nursery.start_soon(self._keep_lock)
                     await nursery.start(_started, self.system)
                     self.is_up = True
+                    self.started.set()
                     self.world.trace.say(self.name, "is up, epoch {}", self.world.store.epoch)
         except BaseException as error:
             self.error = _worst_of(error)
+            if self.scope.cancel_called and is_injected(repr(self.error)):
+                self.error = None  # A crash on purpose, just as it was stopped.
             if self.error is not None and not isinstance(self.error, Fenced | MaxIntensityReached):
                 self.world.watch.fail("no errors of its own", f"the engine died: {self.error!r}")
         finally:
@@ -212,6 +221,4 @@ def _worst_of(error: BaseException) -> BaseException | None:
     if isinstance(error, BaseExceptionGroup):
         found = [_worst_of(inner) for inner in error.exceptions]
         return next((inner for inner in found if inner is not None), None)
-    return None if isinstance(error, Killed | trio.Cancelled) else error
-
-
+    return None if isinstance(error, Killed | RunEnded | trio.Cancelled) else error

@@ -148,7 +148,7 @@ def draw(
     share = random.choice((0.0, 0.25, 0.4, 0.6))
     drawn = [kind for kind in KINDS if random.random() < share]
     kinds = tuple(kind for kind in drawn if kind not in without)
-    drawn_clients, drawn_requests = random.randint(2, 5), random.randint(3, 7)
+    drawn_clients, drawn_requests = random.randint(2, 6), random.randint(4, 12)
     duration_s = random.choice((3.0, 8.0, 20.0))
     return Plan(
         seed=seed,
@@ -158,7 +158,7 @@ def draw(
         duration_s=duration_s,
         pause_s=duration_s / (drawn_requests * 2),
         odd_methods=random.choice((0.1, 0.3, 0.7)),
-        references=random.choice((0.0, 0.3)),
+        references=random.choice((0.0, 0.5)),
         leave_share=_share(seed, kinds, "client_leaves", 0.1, 0.6),
         storm_share=_share(seed, kinds, "client_storm", 0.1, 0.6),
         tuning=_tuning(Random(f"{seed}:tuning")),
@@ -187,11 +187,11 @@ def _tuning(random: Random) -> Tuning:
         wait_ms=random.choice((1, 200, 1_000)) if is_tight else 10_000,
         batch_entries_max=random.choice((1, 2)) if is_tight else random.choice((5, 4_000)),
         gateway_reply_max_ms=20_000,
-        timer_poll_ms=random.choice((100, 5_000)),
+        timer_poll_ms=random.choice((100, 500, 5_000)),
         inbox_retry_ms=random.choice((500, 5_000)),
         answered_keys_max=random.choice((1, 20_000)),
         park_retry_s=random.choice((1.0, 30.0)),
-        breaker_failures=random.choice((1, 3, 1_000)),
+        breaker_failures=random.choice((1, 3, 3, 1_000)),
     )
 
 
@@ -207,7 +207,7 @@ def _gateway(seed: int, kinds: tuple[str, ...]) -> GatewayPlan:
         inflight_max=random.choice((1, 2, 1_000)),
         is_instant=latency_s == 0 and random.random() < 0.5,
         send_webhooks=random.random() < 0.6 or "lookup_overdue" in kinds,
-        hold_s=random.choice((2.0, 7 * 86_400.0, 7 * 86_400.0)),
+        hold_s=random.choice((0.5, 2.0, 7 * 86_400.0, 7 * 86_400.0)),
         latency_s=latency_s,
         unreachable=rates[0],
         timeout_before=rates[1],

@@ -9,6 +9,7 @@ import trio
 
 from engine.domain.ids import new_id, slot_of, slot_of_key
 from engine.domain.payment import Payment
+from engine.domain.steady import SteadyTime
 
 if TYPE_CHECKING:
     from engine.simulation.life import Life
@@ -41,16 +42,18 @@ class MachineClock(TrueClock):
 
 
 class ProcessClock:
-    """The machine's clock as one process sees it: it never goes back while the process lives."""
+    """The machine's clock as one process goes by it: steady, as the engine's own clock is."""
 
     def __init__(self, machine: MachineClock) -> None:
         self._machine = machine
-        self._last_ms = 0
+        self._steady = SteadyTime(*self._readings())
+
+    def _readings(self) -> tuple[int, int]:
+        return self._machine.now_ms() * 1_000_000, round(trio.current_time() * 1_000) * 1_000_000
 
     def now_ms(self) -> int:
         """Unix milliseconds."""
-        self._last_ms = max(self._last_ms, self._machine.now_ms())
-        return self._last_ms
+        return self._steady.now_ms(*self._readings())
 
 
 class SeededIds:
@@ -97,6 +100,12 @@ _EXPECTED: Final = frozenset({"ledger_unavailable", "entry_refused", "message_pa
 
 _ON_PURPOSE: Final = ("Injected", "Poison", "Killed", "Fenced")
 """What a crash that belongs to the plan says."""
+
+
+def is_injected(detail: str) -> bool:
+    """Whether a crash belongs to the plan."""
+    return any(word in detail for word in _ON_PURPOSE)
+
 
 _MILESTONES: Final = {
     "ledger_available": "the ledger came back",
@@ -147,7 +156,7 @@ class WatchedTelemetry:
     def _supervised(self, kind: str, detail: str) -> None:
         self._world.note(f"supervision: {kind}")
         is_crash = kind == "ChildEnded" and "CRASHED" in detail
-        if is_crash and not self._life.is_dead and not any(word in detail for word in _ON_PURPOSE):
+        if is_crash and not self._life.is_dead and not is_injected(detail):
             self._world.watch.fail("no errors of its own", detail)
 
     def payment_outcome(self, payment: Payment, op: int, outcome: str, took_ms: int) -> None:

@@ -18,7 +18,7 @@ class Trace:
         self.lines: list[str] = []
 
     def say(self, who: str, what: str, *values: Any) -> None:
-        """Add a line; `what` is a format for `values`. Long ids are cut to what tells them apart."""
+        """Add a line; `what` is a format for `values`. Long ids are cut to their ends."""
         if self.is_kept:
             said = _ID.sub(r"\1~\2", what.format(*values))
             self.lines.append(f"{trio.current_time():12.3f}  {who:<11} {said}")

@@ -56,6 +56,10 @@ _STORED_BY_CODE: Final = frozenset(
 _payment = msgspec.json.Decoder(Payment).decode
 
 
+class RunEnded(BaseException):
+    """The run has ended with a finding, and nothing sensible can follow here."""
+
+
 class Violation(msgspec.Struct, frozen=True):
     """A rule that does not hold, and where."""
 
@@ -83,11 +87,10 @@ class Watch:
 
     def called(self, call: GatewayCall) -> None:
         """A call leaves for the gateway, or a look-up."""
-        found = self._operation(call.op_id)
-        if found is None:
+        if not self._is_there(call.op_id):
             self.fail("intent first", f"{call.action} {call.op_id} is sent and not durable")
-            return
-        payment, op = found
+            raise RunEnded
+        payment, op = self.operation(call.op_id)
         if call.key != gateway_key(call.op_id):
             self.fail("one key", f"{call.action} {call.op_id} is sent under another key")
         if call.look_up:
@@ -99,13 +102,17 @@ class Watch:
         if (call.amount, call.currency) != (op.amount or payment.amount, payment.currency):
             self.fail("intent first", f"{call.op_id} is sent over {call.amount} {call.currency}")
 
-    def _operation(self, op_id: str) -> tuple[Payment, Operation] | None:
+    def _is_there(self, op_id: str) -> bool:
         name = parse_op_id(op_id)
         if name is None or name[0] not in self._world.store.payments:
-            return None
+            return False
+        return 1 <= name[1] <= len(self.payment(name[0]).operations)
+
+    def operation(self, op_id: str) -> tuple[Payment, Operation]:
+        """An operation as it is stored, and its payment."""
+        name = parse_op_id(op_id)
+        assert name is not None, op_id
         payment = self.payment(name[0])
-        if not 1 <= name[1] <= len(payment.operations):
-            return None
         return payment, payment.operations[name[1] - 1]
 
     def payment(self, payment_id: str) -> Payment:
@@ -173,15 +180,13 @@ class Watch:
             elif (row[7], row[8]) != (status, body):
                 self.fail("I5 durable answers", f"{promise.key} is stored as another answer")
 
-    def _plausible(
-        self, promise: Promise, status: int, code: str, shown: dict[str, Any]
-    ) -> None:
+    def _plausible(self, promise: Promise, status: int, code: str, shown: dict[str, Any]) -> None:
         """Whether an answer can be true."""
         if promise.is_foreign and status != 404 and status < 500 and code not in (
             "idempotency_in_progress", "idempotency_key_reused",
         ):  # fmt: skip
             self.fail("own payments only", f"{promise.key} was answered {status} {code}")
-        if promise.is_reuse and status < 400:
+        if promise.is_reuse and status in (200, 201):
             self.fail("I6 idempotency", f"{promise.key} ran with another body")
         if code == "idempotency_key_reused" and not promise.is_reuse:
             self.fail("I6 idempotency", f"{promise.key} is told that its key is another's")
@@ -196,7 +201,7 @@ class Watch:
             if (shown["amount"], shown["currency"].lower()) != asked:
                 self.fail("I6 idempotency", f"{promise.key} is shown another payment")
         payment = shown.get("payment")
-        if code in COMMAND_REFUSALS and isinstance(payment, dict):
+        if code in COMMAND_REFUSALS and isinstance(payment, dict) and not promise.is_reuse:
             self._refusal(promise, code, payment)
 
     def _refusal(self, promise: Promise, code: str, payment: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ ONLY_IN = {
         "engine/http/server.py": "aiohttp runs on asyncio; the actors must not",
         "engine/app/": "what runs on asyncio is put together there",
     },
+    "trio": {"engine/simulation/": "the one part that decides how time passes"},
     "uvloop": {},
     "redis": {},
     "logging": {},
