@@ -338,7 +338,14 @@ def _fail(change: Change, op: Operation, news: OperationNews, via: str) -> None:
     op = change.set_op(op.n, code=code, next_check_ms=None)
     if op.n == 1:
         change.set(failure_code=code)
+    elif op.type == "refund" and via != "reply" and isinstance(news, Failed):
+        # Told later, not in reply: it had been made and came back, so a success that turns up
+        # behind this is older news. What was only concluded, or never sent, may be done yet.
+        change.set_op(op.n, returned=code not in _CONCLUDED)
     _undo(change, op, "payment.failed")
+
+
+_CONCLUDED = frozenset({"not_processed", "abandoned", "gateway_unreachable", "gateway_unavailable"})
 
 
 def _expire(change: Change, op: Operation, news: OperationNews, via: str) -> None:
