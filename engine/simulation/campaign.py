@@ -42,6 +42,8 @@ class Report(msgspec.Struct, frozen=True):
     requests: int
     virtual_s: float
     """Simulated time, all runs together."""
+    cpu_s: float
+    """Processor time, all runs together: what `took_s` is on cores that do nothing else."""
     faults: dict[str, int]
     """How often each kind of fault was injected, every kind named."""
     sometimes: dict[str, int]
@@ -59,7 +61,7 @@ class Report(msgspec.Struct, frozen=True):
 class _Sums:
     def __init__(self) -> None:
         self.seeds = self.payments = self.requests = 0
-        self.virtual_s = 0.0
+        self.virtual_s = self.cpu_s = 0.0
         self.faults: Counter[str] = Counter()
         self.sometimes: Counter[str] = Counter()
         self.failed: list[Outcome] = []
@@ -69,6 +71,7 @@ class _Sums:
         self.payments += outcome.payments
         self.requests += outcome.requests
         self.virtual_s += outcome.virtual_s
+        self.cpu_s += outcome.cpu_s
         self.faults.update(outcome.faults)
         self.sometimes.update(outcome.sometimes.keys())
         if outcome.violations:
@@ -99,6 +102,7 @@ def run_campaign(
         payments=sums.payments,
         requests=sums.requests,
         virtual_s=round(sums.virtual_s, 3),
+        cpu_s=round(sums.cpu_s, 3),
         faults={kind: sums.faults[kind] for kind in KINDS},
         sometimes={name: sums.sometimes[name] for name in SOMETIMES},
         never=tuple(name for name in SOMETIMES if not sums.sometimes[name]),
@@ -142,7 +146,8 @@ def render(report: Report) -> str:
     injected = sum(report.faults.values())
     lines = [
         f"{report.seeds:,} seeds from {report.first_seed} in {report.took_s:.1f} s: "
-        f"{report.seeds_per_s:.1f} seeds/s on {report.processes} cores",
+        f"{report.seeds_per_s:.1f} seeds/s in {report.processes} processes, "
+        f"{report.cpu_s / report.seeds:.3f} CPU s each",
         f"{report.payments:,} payments, {report.requests:,} requests, "
         f"{report.virtual_s / 86_400:,.0f} virtual days, {injected:,} faults injected:",
         "",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import date
@@ -55,6 +56,7 @@ class Outcome(msgspec.Struct):
     payments: int
     requests: int
     virtual_s: float
+    cpu_s: float
     trace: list[str]
 
 
@@ -350,6 +352,7 @@ def simulate(plan: Plan, *, is_traced: bool = False) -> Outcome:
                 raise
         world.ended_s = trio.current_time()
 
+    began = time.process_time()
     with _seeded(plan.seed):
         trio.run(main, clock=clock)
     (world,) = worlds
@@ -361,5 +364,6 @@ def simulate(plan: Plan, *, is_traced: bool = False) -> Outcome:
         payments=len(world.store.payments),
         requests=world.requests,
         virtual_s=world.ended_s,
+        cpu_s=time.process_time() - began,
         trace=world.trace.lines,
     )
