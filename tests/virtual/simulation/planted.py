@@ -419,6 +419,7 @@ def zombie_not_fenced(patch):
 
 
 FIRST = {
+    "returned_refund_ignored": 11,
     "fingerprint_ignored": 2,
     "key_of_the_abandoned_kept": 4,
     "unknown_treated_as_failed": 9,

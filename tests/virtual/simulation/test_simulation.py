@@ -15,7 +15,7 @@ from engine.simulation.world import simulate
 from tests.virtual.simulation.planted import FIRST, PLANTS, Patch
 
 SEEDS_MAX = 60
-SLICE = range(20)
+SLICE = range(12)
 
 
 def test_the_private_names_of_trio_that_make_a_run_repeatable_are_there():
