@@ -5,16 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
 MINUTES ?= 5
+SEEDS ?= 1000
+SECONDS ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run verify test fuzz campaign torture bench bench-full lint format clean
-.PHONY: help run verify test campaign bench bench-full loadtest soak lint format clean
+.PHONY: help run verify test simulate fuzz campaign torture bench bench-full loadtest soak lint \
+	format clean
 
 help:
 	@echo "make run [PORT=8080] [DATA=folder]  start the engine with its own Postgres"
 	@echo "make verify [DATA=folder]           prove the books, beside a running engine or without"
 	@echo "make test                           style, types, layers and all tests"
 	@echo "make fuzz [MINUTES=5]               whatever nobody expects, for so long; writes fuzz.json"
+	@echo "make simulate [SEEDS=1000]          the whole engine on seeds, under every fault"
 	@echo "make campaign                       five kills under load and other long tests"
 	@echo "make torture                        every fault of real processes and databases, ten minutes"
 	@echo "make bench                          the benchmarks: a table, a plot, a file of figures"
@@ -44,6 +47,9 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+simulate: $(VENV)/.run
+	@exec $(BIN)/engine simulate --seeds $(SEEDS)
+
 # Minutes of kills under load and everything else that is too long for every change.
 campaign: $(VENV)/.test
 	$(BIN)/python -m pytest -m campaign
@@ -68,7 +74,6 @@ fuzz: $(VENV)/.test
 loadtest: $(VENV)/.loadtest
 	$(BIN)/python -m loadtests
 
-SECONDS ?= 1800
 soak: $(VENV)/.loadtest
 	$(BIN)/python -m loadtests --soak --seconds $(SECONDS)
 

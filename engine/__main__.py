@@ -1,4 +1,4 @@
-"""The command line: `engine dev | serve | migrate | verify | gateway-simulator`."""
+"""The command line: `engine dev | serve | migrate | verify | gateway-simulator | simulate`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,25 @@ def _parser() -> argparse.ArgumentParser:
         "timeout_after, server_error, decline; may be repeated",
     )
     simulator.add_argument("--webhook-url", metavar="URL", help="where webhooks are sent")
+
+    _simulate_options(
+        command("simulate", _simulate, "Run the whole engine on seeds, under every fault.")
+    )
     return parser
+
+
+def _simulate_options(simulate: argparse.ArgumentParser) -> None:
+    which = simulate.add_mutually_exclusive_group()
+    which.add_argument("--seed", type=int, help="replay one seed and print what happened")
+    which.add_argument("--seeds", type=int, default=100, help="run so many (default 100)")
+    simulate.add_argument("--first", type=int, default=0, help="the first of them (default 0)")
+    simulate.add_argument(
+        "--without", default="", metavar="KIND,...", help="kinds of faults to leave out of --seed"
+    )
+    simulate.add_argument("--clients", type=int, help="at most so many clients, for --seed")
+    simulate.add_argument("--requests", type=int, help="at most so many requests of each")
+    simulate.add_argument("--report", metavar="FILE", help="write the report as JSON as well")
+    simulate.add_argument("--processes", type=int, help="how many cores to use (default all)")
 
 
 def _settings(chosen: argparse.Namespace) -> Settings:
@@ -146,6 +164,28 @@ def _gateway_simulator(chosen: argparse.Namespace, settings: Settings) -> int:
         latency_ms=chosen.latency_ms,
         rates=_rates(chosen.rate),
         webhook_url=chosen.webhook_url,
+    )
+
+
+def _simulate(chosen: argparse.Namespace, settings: Settings) -> int:
+    from engine.app.simulating import simulate_one, simulate_seeds
+
+    if chosen.seed is not None:
+        return simulate_one(
+            chosen.seed,
+            _fail,
+            without=tuple(kind for kind in chosen.without.split(",") if kind),
+            clients=chosen.clients,
+            requests=chosen.requests,
+        )
+    if chosen.seeds < 1:
+        raise SettingsRefused("--seeds must be at least 1.")
+    return simulate_seeds(
+        chosen.first,
+        chosen.seeds,
+        _fail,
+        report_file=Path(chosen.report) if chosen.report else None,
+        processes=chosen.processes,
     )
 
 

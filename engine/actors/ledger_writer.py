@@ -126,20 +126,28 @@ class LedgerWriterActor:
                 self._directory.ledger_trouble = str(trouble)
                 await anyio.sleep(delay_s * (0.5 + self._ids.jitter()))
                 delay_s = min(delay_s * 2, RETRY_MAX_S)
+            except (KeysTaken, EntryInvalid):
+                # It judges the batch, so it is there: without this nothing would be admitted any
+                # more, and so nothing be committed that could tell.
+                self._note_available()
+                raise
             except Fenced as fenced:
                 self._directory.ledger_trouble = str(fenced)
                 self._directory.fenced = fenced
                 self._directory.was_fenced.set()
                 raise
-        if self._directory.ledger_trouble is not None:
-            self._directory.ledger_trouble = None
-            self._telemetry.warn("ledger_available", batch=receipt.number)
+        self._note_available(receipt.number)
         self._telemetry.group_commit(len(group), anyio.current_time() - began)
         tokens: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
         for write in group:
             tokens[write.reply_to, write.incarnation].append(write.token)
         for (name, incarnation), committed in tokens.items():
             self._tell(name, Committed(incarnation, tuple(committed)))
+
+    def _note_available(self, batch: int | None = None) -> None:
+        if self._directory.ledger_trouble is not None:
+            self._directory.ledger_trouble = None
+            self._telemetry.warn("ledger_available", batch=batch)
 
     def _refuse(self, write: Write, reason: str) -> None:
         self._tell(write.reply_to, WriteRefused(write.incarnation, write.token, reason))

@@ -350,25 +350,29 @@ class Router:
     async def _stored(self, ask: Ask, ref: KeyRef) -> tuple[Answer, bool] | None:
         """What the ledger holds under a key; None: nothing."""
         try:
-            claim = await self._ledger.claim(ref)
-            if claim is None:
-                return None
-            if claim.fingerprint != ask.fingerprint:
-                return self._reused(ask), False
-            if claim.answer is not None:
-                return claim.answer, True
-            found = await self._ledger.payments([claim.payment_id])
-            payment = found.get(claim.payment_id)
-            if payment is None or not 1 <= claim.op <= len(payment.operations):
-                return None
-            answer = self._present(payment, claim.op)
-            if not answer.final:
-                return answer, False
-            # The outcome came between the two reads, and what it left under the key decides: the
-            # bytes of the answer, or nothing where the key was released.
-            claim = await self._ledger.claim(ref)
+            return await self._claimed(ask, ref)
         except LedgerUnavailable:
             return self._no(ask, _LEDGER_DOWN), False
+
+    async def _claimed(self, ask: Ask, ref: KeyRef) -> tuple[Answer, bool] | None:
+        """The same. Raises LedgerUnavailable."""
+        claim = await self._ledger.claim(ref)
+        if claim is None:
+            return None
+        if claim.fingerprint != ask.fingerprint:
+            return self._reused(ask), False
+        if claim.answer is not None:
+            return claim.answer, True
+        found = await self._ledger.payments([claim.payment_id])
+        payment = found.get(claim.payment_id)
+        if payment is None or not 1 <= claim.op <= len(payment.operations):
+            return None
+        answer = self._present(payment, claim.op)
+        if not answer.final:
+            return answer, False
+        # The outcome came between the two reads, and what it left under the key decides: the
+        # bytes of the answer, or nothing where the key was released.
+        claim = await self._ledger.claim(ref)
         return (claim.answer, True) if claim is not None and claim.answer is not None else None
 
     async def _replay(self, ask: Ask, ref: KeyRef) -> tuple[Answer, bool]:
@@ -402,10 +406,17 @@ class Router:
 
     async def _still_running(self, waiter: Waiter, ask: Ask) -> Answer:
         """No final answer came within the wait: 202 with the state as it is."""
+        claimed = None
         try:
             found = await self._ledger.payments([waiter.payment_id])
+            if waiter.ref is not None:
+                # Last, so that what the payment shows as settled has its stored answer by now:
+                # its reply may have been lost with an incarnation of its shard.
+                claimed = await self._claimed(ask, waiter.ref)
         except LedgerUnavailable:
             found = {}
+        if claimed is not None:
+            return claimed[0]
         return self._as_it_is(found.get(waiter.payment_id), waiter, ask)
 
     def _as_it_is(self, payment: Payment | None, waiter: Waiter, ask: Ask) -> Answer:

@@ -155,12 +155,13 @@ class ShardActor:
         self._asked: dict[tuple[str, int], int] = {}
         self._token = 0
         self._now_ms = 0
+        self._since_ms = 0
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Rebuild from the ledger, then handle messages until cancelled."""
         self._incarnation += 1
         self._forget()
-        self._now_ms = self._clock.now_ms()
+        self._since_ms = self._now_ms = self._clock.now_ms()
         await self._flush()
         failpoint("recovery_started")
         self._writer = self._directory.mailboxes["ledger-writer"]
@@ -224,6 +225,7 @@ class ShardActor:
                 jitter=self._ids.jitter,
                 traits=self._traits[gateway],
                 fees=self._settings.fees_of(merchant_id),
+                since_ms=self._since_ms,
             )
             if len(self._envs) > 1_000:
                 self._envs.clear()

@@ -6,20 +6,25 @@ import time
 from random import Random, SystemRandom
 
 from engine.domain.ids import new_id, slot_of, slot_of_key
+from engine.domain.steady import SteadyTime
+
+# Where there is one, a clock that also counts while the machine is suspended.
+_ELAPSED = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def _elapsed_ns() -> int:
+    return time.monotonic_ns() if _ELAPSED is None else time.clock_gettime_ns(_ELAPSED)
 
 
 class SystemClock:
-    """Wall time that never goes back within a process."""
+    """Wall time that neither goes back nor jumps within a process, whoever sets the machine's."""
 
     def __init__(self) -> None:
-        self._last_ms = 0
+        self._steady = SteadyTime(time.time_ns(), _elapsed_ns())
 
     def now_ms(self) -> int:
         """Unix milliseconds."""
-        now_ms = time.time_ns() // 1_000_000
-        if now_ms > self._last_ms:
-            self._last_ms = now_ms
-        return self._last_ms
+        return self._steady.now_ms(time.time_ns(), _elapsed_ns())
 
 
 class RandomIds:

@@ -22,7 +22,11 @@ from engine.domain.posting import Books, Phase, Transfer, books_of, leg
 
 
 class Env(msgspec.Struct, frozen=True, gc=False):
-    """What a step may know of the world: time, fresh ids, chance, the gateway and the fees."""
+    """What a step may know of the world: time, fresh ids, chance, the gateway and the fees.
+
+    `since_ms` is when whoever takes the step began to watch: from then on time has passed steadily.
+    A clock may have been set before that, so nothing older is proof that time has passed.
+    """
 
     now_ms: int
     new_transfer: Callable[[], int]
@@ -30,6 +34,7 @@ class Env(msgspec.Struct, frozen=True, gc=False):
     jitter: Callable[[], float]
     traits: GatewayTraits
     fees: FeeSchedule
+    since_ms: int = 0
 
 
 class Happened(msgspec.Struct, frozen=True, gc=False):

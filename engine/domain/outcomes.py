@@ -338,7 +338,14 @@ def _fail(change: Change, op: Operation, news: OperationNews, via: str) -> None:
     op = change.set_op(op.n, code=code, next_check_ms=None)
     if op.n == 1:
         change.set(failure_code=code)
+    elif op.type == "refund" and via != "reply" and isinstance(news, Failed):
+        # Told later, not in reply: it had been made and came back, so a success that turns up
+        # behind this is older news. What was only concluded, or never sent, may be done yet.
+        change.set_op(op.n, returned=code not in _CONCLUDED)
     _undo(change, op, "payment.failed")
+
+
+_CONCLUDED = frozenset({"not_processed", "abandoned", "gateway_unreachable", "gateway_unavailable"})
 
 
 def _expire(change: Change, op: Operation, news: OperationNews, via: str) -> None:
@@ -462,12 +469,14 @@ def _weigh_absence(change: Change, op: Operation, news: OperationNews, via: str)
     A request that was on the wire may be worked on until the deadline, and be seen by look-ups
     only after the provider's lag. Where the first look-up comes later than that, the request was
     held up on its way (by a slow commit, a queue, a crash), nobody knows for how long: then the
-    time counts from now. An operation whose reply nobody ever saw (`processing`) was cut off by a
-    crash: it is abandoned, and its key may run again, since a customer may by now have paid
+    time counts from now. It also counts from this engine's start at the earliest: until then the
+    clock may have been set. An operation whose reply nobody ever saw (`processing`) was cut off by
+    a crash: it is abandoned, and its key may run again, since a customer may by now have paid
     elsewhere.
     """
     traits = change.env.traits
-    if change.env.now_ms < op.sent_ms + traits.deadline_ms + traits.lookup_lag_ms:
+    since_ms = max(op.sent_ms, change.env.since_ms)
+    if change.env.now_ms < since_ms + traits.deadline_ms + traits.lookup_lag_ms:
         _ask_again(change, op, NotFound(), "look_up")
         return
     if op.checks == 0:

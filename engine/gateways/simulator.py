@@ -38,7 +38,12 @@ from engine.gateways.simulator_charges import (
     looked_up,
     news_of,
 )
-from engine.gateways.simulator_config import Chance, SimulatorConfig, SimulatorStatistics
+from engine.gateways.simulator_config import (
+    Chance,
+    FailureRates,
+    SimulatorConfig,
+    SimulatorStatistics,
+)
 from engine.gateways.simulator_methods import (
     AUTHORIZATION_MS,
     DISPUTED_AFTER_MS,
@@ -74,7 +79,12 @@ class Simulator:
     """The gateway. Implements `engine.ports.Gateway`."""
 
     def __init__(
-        self, books_path: Path | None, *, clock: Clock, config: SimulatorConfig, deliver: Deliver
+        self,
+        books: Path | Books | None,
+        *,
+        clock: Clock,
+        config: SimulatorConfig,
+        deliver: Deliver,
     ) -> None:
         """Read the books (None: keep them in memory). Blocks for as long as that takes.
 
@@ -85,7 +95,7 @@ class Simulator:
         self._traits = config.traits
         self._keys = tuple(secret_key(secret) for secret in config.webhook_secrets)
         self._chance = Chance(config)
-        self._books = Books(books_path)
+        self._books = books if isinstance(books, Books) else Books(books)
         self._registry = Registry(self._books)
         self._outbox = Outbox(
             clock=clock,
@@ -195,6 +205,10 @@ class Simulator:
         """Refuse every connection from now on, or no longer."""
         self._is_out = is_out
 
+    def set_rates(self, rates: FailureRates) -> None:
+        """The faults that calls meet by chance from now on."""
+        self._chance.set_rates(rates)
+
     def verify_webhook(
         self, headers: Mapping[str, str], raw: bytes, now_ms: int
     ) -> WebhookEvent | WebhookRefused:
@@ -271,7 +285,8 @@ class Simulator:
         early = self._notify(effect, method, now_ms)
         wait_ms += method.wait_ms
         if method.reply != "news":
-            return _lost(method.reply, call, wait_ms)
+            # Its reply is lost, not what it has done: the webhook is sent all the same.
+            return msgspec.structs.replace(_lost(method.reply, call, wait_ms), early=early)
         return Reply("news", self._first_news(effect, method, now_ms), wait_ms, early)
 
     def _remembered(self, call: GatewayCall, now_ms: int) -> Effect | None:

@@ -187,6 +187,22 @@ class Books:
             self._fd = None
 
 
+class MemoryBooks(Books):
+    """Books that outlive the simulator that writes them, and nothing else: for simulations."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.lines: list[Line] = []
+
+    def load(self) -> Iterator[Line]:
+        """Every line, oldest first."""
+        return iter(tuple(self.lines))
+
+    def add(self, line: Line) -> None:
+        """Take a line."""
+        self.lines.append(line)
+
+
 def read_books(path: Path) -> Iterator[Effect]:
     """Stream the effects of a file, also while its simulator goes on writing.
 

@@ -119,10 +119,14 @@ class Chance:
 
     def __init__(self, config: SimulatorConfig) -> None:
         self._random = random.Random(config.seed)
-        self._rates = config.rates
-        self._has_faults = config.rates.total > 0
         self._latency_ms = config.latency_ms
         self._sigma = config.latency_sigma
+        self.set_rates(config.rates)
+
+    def set_rates(self, rates: FailureRates) -> None:
+        """The faults that calls meet from now on."""
+        self._rates = rates
+        self._has_faults = rates.total > 0
         self.is_idle = not self._latency_ms and not self._has_faults
         """Whether neither latency nor faults are configured."""
 

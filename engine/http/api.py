@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from typing import Final
 
 from engine.domain.refusals import Refusal
@@ -51,8 +52,7 @@ class Api:
         self.routes = ROUTES
         if parts.complete_authentication is not None:
             self.routes = (*ROUTES, *SIMULATOR_ROUTES)
-        document = openapi_document(self.routes, version=parts.version)
-        self._documents = Documents(openapi_bytes(document), docs_page(document))
+        self._documents = _documents(self.routes is not ROUTES, parts.version)
         self._parts = parts
         self._router = Router(self.routes)
         self._find = self._router.find
@@ -141,6 +141,14 @@ class Api:
             items=call.items,
             items_failed=call.items_failed,
         )
+
+
+@lru_cache(maxsize=4)
+def _documents(with_simulator: bool, version: str) -> Documents:
+    """Made once, however many engines one process holds, as a simulation does."""
+    routes = (*ROUTES, *SIMULATOR_ROUTES) if with_simulator else ROUTES
+    document = openapi_document(routes, version=version)
+    return Documents(openapi_bytes(document), docs_page(document))
 
 
 def _take_key(call: Call, required: bool) -> Refusal | None:

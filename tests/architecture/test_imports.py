@@ -24,6 +24,7 @@ ONLY_IN = {
         "engine/http/server.py": "the same",
         "engine/app/": "what runs on asyncio is put together there",
     },
+    "trio": {"engine/simulation/": "the one part that decides how time passes"},
     "uvloop": {},
     "redis": {},
     "logging": {},

@@ -81,6 +81,7 @@ class OnePayment:
     ) -> None:
         """`number` keeps the ids of several payments apart."""
         self.now_ms = START_MS
+        self.since_ms = START_MS
         self.traits = traits(**changed)
         self.fees = some_fees() if fees else FeeSchedule()
         self._transfer = count(number * 1_000_000 + 1).__next__
@@ -116,6 +117,7 @@ class OnePayment:
             jitter=lambda: 0.5,
             traits=self.traits,
             fees=self.fees,
+            since_ms=self.since_ms,
         )
 
     # --- what tests do to it ----------------------------------------------------------------

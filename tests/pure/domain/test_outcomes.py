@@ -321,6 +321,16 @@ def test_only_the_first_operation_can_make_the_payment_wait_for_the_customer():
 # --- the payment as a whole ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("via", ["webhook", "look_up"])
+def test_a_refund_that_came_back_is_not_made_again_by_the_older_news(via):
+    one = captured()
+    one.refund(600)
+    one.hear(2, Unknown("timeout"))
+    one.hear(2, Failed("refund_failed"), via)
+    assert not one.approve(2, via="webhook")
+    assert (one.payment.refunded, one.op(2).status) == (0, "failed")
+
+
 def test_a_refund_from_outside():
     one = captured()
     news = RefundedElsewhere(300, "USD", "out")

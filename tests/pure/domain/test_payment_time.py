@@ -103,6 +103,24 @@ def test_the_lag_counts_from_the_reply_that_did_not_come():
     assert one.status == "failed"
 
 
+def test_a_new_engine_waits_for_the_lag_itself():
+    """The clock may have been set while nobody watched: the time before proves nothing."""
+    one = OnePayment()
+    one.wait(6_000)
+    one.hear(1, Unknown("timeout"))
+    one.wait(1_000)
+    one.look_up(1, NotFound())
+    one.wait(7_200_000)
+    one.since_ms = one.now_ms
+    one.look_up(1, NotFound())
+    one.wait(9_999)
+    one.look_up(1, NotFound())
+    assert one.status == "unknown"
+    one.wait(1)
+    one.look_up(1, NotFound())
+    assert one.status == "failed"
+
+
 def test_what_a_crash_cut_off_is_abandoned_and_its_key_is_free():
     one = OnePayment()
     one.wait(2_000)

@@ -187,3 +187,23 @@ async def test_a_key_that_is_released_while_it_is_read_may_run_again(autojump_cl
     world.ledger.claim = read_too_early
     answer, replayed = await world.open(key="k")
     assert (answer.code, replayed) == ("idempotency_in_progress", False)
+
+
+@pytest.mark.trio
+async def test_an_answer_whose_reply_was_lost_is_the_stored_one(autojump_clock, world):
+    answers = []
+
+    async def ask():
+        answers.append((await world.open("pm_card_slow", key="k"))[0])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await world.until(lambda: world.gateway.in_flight)
+        for shard in world.system.directory.shards:
+            shard.put_reserved_nowait("a message that crashes it, so that it forgets who waits")
+        await world.until(lambda: world.payments()[0].status == "authorized")
+        assert (await world.capture(world.payments()[0].id)).status == 200
+        assert not answers
+    (row,) = [row for key, row in world.store.claims.items() if key[2] == "k"]
+    assert (answers[0].status, answers[0].body) == (row[7], row[8])
+    assert body(answers[0])["status"] == "authorized"

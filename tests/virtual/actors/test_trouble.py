@@ -60,6 +60,24 @@ async def test_while_the_ledger_is_gone_new_requests_are_refused_and_accepted_on
 
 
 @pytest.mark.trio
+async def test_a_ledger_that_comes_back_with_a_refusal_is_back(autojump_clock, world):
+    await world.authorized(reference="order-1")
+    world.ledger.faults.outcomes = ["not_applied"]
+    answer, _ = await world.open(reference="order-1")
+    assert (answer.status, answer.code) == (422, "reference_taken")
+    world.ledger.faults.outcomes = ["not_applied"]
+    answer, replayed = await world.open(key="key-1", reference="order-1")
+    assert (answer.status, replayed) == (201, True)
+    await world.stop()
+    await world.start()
+    world.ledger.faults.outcomes = ["not_applied"]
+    answer, replayed = await world.open(key="key-1", reference="order-1")
+    assert (answer.status, replayed) == (201, True), "its key is what the ledger refuses"
+    assert world.system.not_ready_because() == []
+    assert (await world.open())[0].status == 201
+
+
+@pytest.mark.trio
 @pytest.mark.parametrize("outcome", ["applied", "not_applied"])
 @pytest.mark.parametrize("nth", [0, 1])
 async def test_an_unknown_outcome_of_a_commit_is_settled(autojump_clock, world, outcome, nth):

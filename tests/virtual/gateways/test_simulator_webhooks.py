@@ -6,7 +6,7 @@ import trio
 
 from engine.domain.news import Approved, Declined, Disputed, Expired
 from engine.gateways.signatures import secret_key, signed_headers
-from engine.gateways.simulator_config import DEVELOPMENT_SECRET, SimulatorConfig
+from engine.gateways.simulator_config import DEVELOPMENT_SECRET, FailureRates, SimulatorConfig
 from engine.ports import WebhookEvent, WebhookRefused
 
 KEY = secret_key(DEVELOPMENT_SECRET)
@@ -172,3 +172,12 @@ def test_what_cannot_be_read_is_malformed(rig, broken):
 def test_a_configuration_without_a_usable_secret_is_refused(secrets):
     with pytest.raises(ValueError, match="secret"):
         SimulatorConfig(webhook_secrets=secrets)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("fault", ["timeout_after", "server_error"])
+async def test_a_lost_reply_does_not_take_the_early_webhook_along(rig, autojump_clock, fault):
+    rig.start(rates=FailureRates(**{fault: 1.0}))
+    call = rig.call("purchase", "pm_card_webhook_early")
+    await rig.ask(call)
+    assert [event.op_id for event in rig.events] == [call.op_id]

@@ -1,0 +1,103 @@
+"""What should happen sometimes: a campaign in which one of these never does has gone blind."""
+
+from __future__ import annotations
+
+from typing import Final
+
+SOMETIMES: Final[tuple[str, ...]] = (
+    # The ledger.
+    "the outcome of a commit was unknown",
+    "the ledger came back",
+    "a commit had been applied by an earlier, unheard try",
+    "a commit outlived its process",
+    "several entries were committed as one group",
+    "a batch was bisected, or an entry refused alone",
+    "commit refused: KeysTaken",
+    "commit refused: EntryInvalid",
+    "commit refused: Fenced",
+    "an engine that had been taken over was fenced",
+    "a payment could not be fetched at once",
+    "timers could not be read",
+    "the inbox could not be read",
+    # Supervision.
+    "supervision: ChildEnded",
+    "supervision: RestartScheduled",
+    "supervision: Escalated",
+    "supervision: Parked",
+    "supervision: Resumed",
+    "a poisonous message was parked",
+    "an engine was started again",
+    # The gateway.
+    "the breaker became open",
+    "the breaker became half-open",
+    "the breaker became closed",
+    "a trial went through the half-open breaker",
+    "a reply was lost on its way",
+    "a reply was given up as missing",
+    "look_up heard approved",
+    "look_up heard declined",
+    "look_up heard pending",
+    "look_up heard not_found",
+    "look_up heard unknown",
+    # What becomes of operations.
+    *(
+        f"{type_}: {change}"
+        for type_ in ("authorize", "purchase")
+        for change in (
+            "processing to succeeded",
+            "processing to declined",
+            "processing to failed",
+            "processing to unknown",
+            "processing to pending",
+            "processing to requires_action",
+            "unknown to succeeded",
+            "unknown to declined",
+            "unknown to failed",
+            "unknown to pending",
+            "pending to succeeded",
+            "pending to canceled",
+            "requires_action to succeeded",
+            "requires_action to expired",
+        )
+    ),
+    "capture: processing to unknown",
+    "capture: unknown to succeeded",
+    "capture: unknown to failed",
+    "cancel: processing to unknown",
+    "cancel: unknown to succeeded",
+    "cancel: unknown to failed",
+    "refund: processing to declined",
+    "refund: processing to unknown",
+    "refund: unknown to succeeded",
+    "refund: unknown to failed",
+    "refund: succeeded to failed",
+    "reversal: processing to succeeded",
+    "reversal: processing to failed",
+    "reversal: failed to processing",
+    "an abandoned operation released its key",
+    "a dead letter: payment_review",
+    # What clients and gateways are told.
+    "a client left, and the work went on",
+    "answered 202",
+    "answered 402 payment_declined",
+    "answered 404 payment_not_found",
+    "answered 409 idempotency_in_progress",
+    "answered 409 invalid_state_transition",
+    "answered 409 operation_unresolved",
+    "answered 422 amount_exceeds_capturable",
+    "answered 422 amount_exceeds_refundable",
+    "answered 422 idempotency_key_reused",
+    "answered 422 pan_not_allowed",
+    "answered 422 reference_taken",
+    "answered 502 gateway_failed",
+    "answered 503 gateway_unavailable",
+    "answered 503 ledger_unavailable",
+    "answered 503 overloaded",
+    "answered 503 shard_parked",
+    "a webhook was answered 200",
+    "a webhook was answered 400",
+    "a webhook was answered 401",
+    "a webhook was answered 503",
+    "a webhook was answered None",
+)
+"""As the runs note them."""
