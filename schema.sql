@@ -420,6 +420,18 @@ CREATE TYPE dead_letter_input AS (
     id text, kind text, subject text, reason text, created_ms bigint, body bytea
 );
 
+-- Arrays of the types of the hot path have names of their own: the engine packs these itself
+-- (engine/ledger/packing.py), and its driver takes ready-made bytes for a domain, not for an array.
+CREATE DOMAIN balance_inputs AS balance_input [];
+CREATE DOMAIN transfer_inputs AS transfer_input [];
+CREATE DOMAIN payment_inputs AS payment_input [];
+CREATE DOMAIN payment_changes AS payment_change [];
+CREATE DOMAIN claim_inputs AS claim_input [];
+CREATE DOMAIN answer_inputs AS answer_input [];
+CREATE DOMAIN event_inputs AS event_input [];
+CREATE DOMAIN timeline_inputs AS timeline_input [];
+CREATE DOMAIN timer_inputs AS timer_input [];
+
 -- Applies one group commit whole, in one statement and one round trip. An argument that is null
 -- has no rows. Returns true; or false where this very batch had been applied before, by a try
 -- whose answer was lost. Its own errors:
@@ -439,19 +451,19 @@ CREATE FUNCTION append_batch(
     in_prev_hash bytea,
     in_hash bytea,
     in_accounts account_input [],
-    in_balances balance_input [],
-    in_transfers transfer_input [],
+    in_balances balance_inputs,
+    in_transfers transfer_inputs,
     in_second_phases boolean,
-    in_payments payment_input [],
-    in_payment_changes payment_change [],
-    in_claims claim_input [],
-    in_answers answer_input [],
+    in_payments payment_inputs,
+    in_payment_changes payment_changes,
+    in_claims claim_inputs,
+    in_answers answer_inputs,
     in_released key_input [],
-    in_events event_input [],
+    in_events event_inputs,
     in_refunds refund_input [],
-    in_timeline timeline_input [],
-    in_timers_cleared timer_input [],
-    in_timers_set timer_input [],
+    in_timeline timeline_inputs,
+    in_timers_cleared timer_inputs,
+    in_timers_set timer_inputs,
     in_inbox inbox_input [],
     in_inbox_done inbox_done_input [],
     in_dead_letters dead_letter_input [],

@@ -7,6 +7,13 @@ SELECT append_batch(
     $21, $22, $23, $24, $25, $26, $27
 )
 
+-- name: types
+-- The numbers of the input types, which differ between databases.
+SELECT t.typname, t.oid, n.nspname
+FROM unnest($1::text []) AS wanted (name)
+JOIN pg_type t ON t.oid = to_regtype(wanted.name)
+JOIN pg_namespace n ON n.oid = t.typnamespace
+
 -- name: head
 -- Where the journal ends. No row: it is empty.
 SELECT number, key, hash FROM batches WHERE lane = $1 ORDER BY number DESC LIMIT 1

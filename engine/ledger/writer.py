@@ -20,6 +20,7 @@ from engine.domain.journal import GENESIS, seal
 from engine.domain.posting import AccountKey
 from engine.ledger.connections import WRITER, check_durable, close, connect
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error, verdict_of
+from engine.ledger.packing import PACKERS, domain_of, pack
 from engine.ledger.queries import QUERIES
 from engine.ledger.rows import Rows, build
 from engine.ports import Fenced, LedgerError, LedgerUnavailable, Receipt
@@ -52,6 +53,7 @@ class Writer:
         self._timeout_s = commit_timeout_s
         self._connection: asyncpg.Connection | None = None
         self._append: PreparedStatement[Any] | None = None
+        self._types: dict[str, int] = {}
         self._epoch = 0
         self._head = Receipt(number=0, hash=GENESIS)
         self._head_key = ""
@@ -134,10 +136,9 @@ class Writer:
             accounts=rows.accounts,
             lane=LANE,
         )
+        arguments = self._arguments(batch, rows, number, hash_)
         self._unsettled = batch.key
-        applied = await append.fetchval(
-            *self._arguments(batch, rows, number, hash_), timeout=self._timeout_s
-        )
+        applied = await append.fetchval(*arguments, timeout=self._timeout_s)
         self._accounts.update(rows.opened)
         self._last_account += len(rows.opened)
         self._head_key = batch.key
@@ -145,7 +146,7 @@ class Writer:
         return self._settled(self._head, resolved=not applied)
 
     def _arguments(self, batch: Batch, rows: Rows, number: int, hash_: bytes) -> list[Any]:
-        transfers = rows.transfers
+        transfers, types = rows.transfers, self._types
         return [
             LANE,
             number,
@@ -157,19 +158,19 @@ class Writer:
             self._head.hash,
             hash_,
             rows.accounts or None,
-            rows.balances or None,
-            transfers or None,
+            pack("balance_input", types["balance_input"], rows.balances),
+            pack("transfer_input", types["transfer_input"], transfers),
             rows.second_phases,
-            rows.payments or None,
-            rows.payment_changes or None,
-            rows.claims or None,
-            rows.answers or None,
+            pack("payment_input", types["payment_input"], rows.payments),
+            pack("payment_change", types["payment_change"], rows.payment_changes),
+            pack("claim_input", types["claim_input"], rows.claims),
+            pack("answer_input", types["answer_input"], rows.answers),
             rows.released or None,
-            rows.events or None,
+            pack("event_input", types["event_input"], rows.events),
             rows.refunds or None,
-            rows.timeline or None,
-            rows.timers_cleared or None,
-            rows.timers_set or None,
+            pack("timeline_input", types["timeline_input"], rows.timeline),
+            pack("timer_input", types["timer_input"], rows.timers_cleared),
+            pack("timer_input", types["timer_input"], rows.timers_set),
             rows.inbox or None,
             rows.inbox_done or None,
             rows.dead_letters or None,
@@ -205,6 +206,7 @@ class Writer:
         try:
             if self._durable:
                 await check_durable(connection)
+            types = await _take_packed(connection)
             append = await connection.prepare(QUERIES["append_batch"])
             found = await connection.fetchrow(QUERIES["head"], LANE)
             opened = await connection.fetch(QUERIES["accounts_above"], self._last_account)
@@ -229,6 +231,21 @@ class Writer:
             self._head_key = found["key"]
         for id_, *key in opened:
             self._accounts[AccountKey(*key)] = self._last_account = id_
-        self._connection, self._append = connection, append
+        self._connection, self._append, self._types = connection, append, types
         self._connections += 1
         return append
+
+
+async def _take_packed(connection: asyncpg.Connection) -> dict[str, int]:
+    """Let rows that are packed already pass as they are; returns the types' numbers.
+
+    Raises LedgerUnavailable where the types are not there.
+    """
+    found = await connection.fetch(QUERIES["types"], list(PACKERS))
+    if len(found) < len(PACKERS):
+        raise LedgerUnavailable("the input types are not there: the database is not migrated")
+    for type_, _, schema in found:
+        await connection.set_builtin_type_codec(
+            domain_of(type_), schema=schema, codec_name="bytea", format="binary"
+        )
+    return {type_: number for type_, number, _ in found}
