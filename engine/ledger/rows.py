@@ -156,7 +156,8 @@ def build(batch: Batch, known: Mapping[AccountKey, int], next_account: int) -> R
 
 def check_text(document: bytes) -> None:
     """Refuse JSON with a NUL in a text: Postgres could store its bytes, but never read them."""
-    if b"\\u0000" in document and _NUL.search(document):
+    # One byte is found several times as fast as six, and most documents have no backslash.
+    if b"\\" in document and b"\\u0000" in document and _NUL.search(document):
         raise EntryInvalid("invalid: NUL in text")
 
 

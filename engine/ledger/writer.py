@@ -8,6 +8,7 @@ is applied exactly once. Only a definite result moves the head of the chain on.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import anyio
@@ -16,11 +17,17 @@ import msgspec
 from asyncpg.prepared_stmt import PreparedStatement
 
 from engine.domain.entry import Batch
-from engine.domain.journal import GENESIS, seal
+from engine.domain.journal import GENESIS, TransferTuple, seal
 from engine.domain.posting import AccountKey
 from engine.ledger.connections import WRITER, check_durable, close, connect
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error, verdict_of
-from engine.ledger.packing import PACKERS, domain_of, pack
+from engine.ledger.packing import (
+    PACKERS,
+    TRANSFER_COLUMNS,
+    copy_of_transfers,
+    domain_of,
+    pack,
+)
 from engine.ledger.queries import QUERIES
 from engine.ledger.rows import Rows, build
 from engine.ports import Fenced, LedgerError, LedgerUnavailable, Receipt
@@ -28,6 +35,10 @@ from engine.ports import Fenced, LedgerError, LedgerUnavailable, Receipt
 LANE: Final = 0
 TRIES_MAX: Final = 4
 PAUSE_S: Final = 0.02
+COPIED_MIN: Final = 2_000
+"""From so many transfers on, COPY saves more than the round trips it adds."""
+PIECE: Final = 512
+"""Transfers that are packed at once: about what the socket's buffer takes."""
 
 
 class WriterStatistics(msgspec.Struct, frozen=True):
@@ -138,15 +149,59 @@ class Writer:
         )
         arguments = self._arguments(batch, rows, number, hash_)
         self._unsettled = batch.key
-        applied = await append.fetchval(*arguments, timeout=self._timeout_s)
+        if len(rows.transfers) < COPIED_MIN:
+            applied = await append.fetchval(*arguments, timeout=self._timeout_s)
+        else:
+            applied = await self._append_and_copy(append, arguments, rows, number)
         self._accounts.update(rows.opened)
         self._last_account += len(rows.opened)
         self._head_key = batch.key
         self._head = Receipt(number=number, hash=hash_)
         return self._settled(self._head, resolved=not applied)
 
+    async def _append_and_copy(
+        self, append: PreparedStatement[Any], arguments: list[Any], rows: Rows, number: int
+    ) -> bool:
+        """Apply a batch of many transfers: everything else, then these by COPY, then the commit.
+
+        The batch's own row comes first here too, so a second try is settled in the same way. While
+        Postgres takes one piece of the transfers in, the next one is packed.
+        """
+        connection, transfers, timeout = self._connection, rows.transfers, self._timeout_s
+        assert connection is not None
+        try:
+            await connection.execute("BEGIN", timeout=timeout)
+            applied: bool = await append.fetchval(*arguments, timeout=timeout)
+            if applied:
+                await connection.copy_to_table(
+                    "transfers",
+                    source=_pieces(number, transfers),
+                    columns=TRANSFER_COLUMNS,
+                    format="binary",
+                    timeout=timeout,
+                )
+                if rows.second_phases:
+                    await connection.fetchval(
+                        QUERIES["check_second_phases"],
+                        transfers[0][0],
+                        transfers[-1][0],
+                        timeout=timeout,
+                    )
+            await connection.execute("COMMIT", timeout=timeout)
+        except (asyncpg.PostgresError, LedgerError):
+            await self._roll_back(connection)
+            raise
+        return applied
+
+    async def _roll_back(self, connection: asyncpg.Connection) -> None:
+        try:
+            await connection.execute("ROLLBACK", timeout=self._timeout_s)
+        except DRIVER_ERRORS:
+            self._disconnect()
+
     def _arguments(self, batch: Batch, rows: Rows, number: int, hash_: bytes) -> list[Any]:
         transfers, types = rows.transfers, self._types
+        copied = len(transfers) >= COPIED_MIN
         return [
             LANE,
             number,
@@ -155,18 +210,19 @@ class Writer:
             batch.recorded_ms,
             transfers[0][0] if transfers else 0,
             transfers[-1][0] if transfers else 0,
+            len(transfers),
             self._head.hash,
             hash_,
             rows.accounts or None,
             pack("balance_input", types["balance_input"], rows.balances),
-            pack("transfer_input", types["transfer_input"], transfers),
-            rows.second_phases,
-            pack("payment_input", types["payment_input"], rows.payments),
-            pack("payment_change", types["payment_change"], rows.payment_changes),
-            pack("claim_input", types["claim_input"], rows.claims),
-            pack("answer_input", types["answer_input"], rows.answers),
+            None if copied else pack("transfer_input", types["transfer_input"], transfers),
+            rows.second_phases and not copied,
+            rows.payments or None,
+            rows.payment_changes or None,
+            rows.claims or None,
+            rows.answers or None,
             rows.released or None,
-            pack("event_input", types["event_input"], rows.events),
+            rows.events or None,
             rows.refunds or None,
             pack("timeline_input", types["timeline_input"], rows.timeline),
             pack("timer_input", types["timer_input"], rows.timers_cleared),
@@ -234,6 +290,13 @@ class Writer:
         self._connection, self._append, self._types = connection, append, types
         self._connections += 1
         return append
+
+
+async def _pieces(number: int, transfers: list[TransferTuple]) -> AsyncIterator[bytes]:
+    count = len(transfers)
+    for at in range(0, count, PIECE):
+        last = at + PIECE >= count
+        yield copy_of_transfers(number, transfers[at : at + PIECE], first=not at, last=last)
 
 
 async def _take_packed(connection: asyncpg.Connection) -> dict[str, int]:
