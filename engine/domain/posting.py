@@ -21,18 +21,18 @@ DEBIT_NORMAL = frozenset(
 """Kinds whose balance grows on the debit side; every other kind grows on the credit side."""
 
 
-class AccountKey(msgspec.Struct, frozen=True, gc=False):
-    """What an account is for. Book, currency and mode are fixed for its life."""
+class AccountKey(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
+    """What an account is for. Book, currency and mode are fixed for its life.
+
+    Its hash is remembered, and `books_of` gives the same objects again: so a look-up by it is as
+    cheap as one by a number.
+    """
 
     book: str
     kind: str
     owner: str
     currency: str
     livemode: bool
-
-    def __hash__(self) -> int:
-        """Cheaper than the generated one: kind and owner tell nearly all accounts apart."""
-        return hash((self.kind, self.owner, self.currency))
 
 
 class Transfer(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

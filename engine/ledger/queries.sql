@@ -4,8 +4,18 @@
 -- name: append_batch
 SELECT append_batch(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-    $21, $22, $23, $24, $25, $26, $27
+    $21, $22, $23, $24, $25, $26, $27, $28
 )
+
+-- name: check_second_phases
+SELECT check_second_phases($1, $2)
+
+-- name: types
+-- The numbers of the input types, which differ between databases.
+SELECT t.typname, t.oid, n.nspname
+FROM unnest($1::text []) AS wanted (name)
+JOIN pg_type t ON t.oid = to_regtype(wanted.name)
+JOIN pg_namespace n ON n.oid = t.typnamespace
 
 -- name: head
 -- Where the journal ends. No row: it is empty.

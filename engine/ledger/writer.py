@@ -8,6 +8,7 @@ is applied exactly once. Only a definite result moves the head of the chain on.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import anyio
@@ -16,11 +17,18 @@ import msgspec
 from asyncpg.prepared_stmt import PreparedStatement
 
 from engine.domain.entry import Batch
-from engine.domain.journal import GENESIS, seal
+from engine.domain.journal import GENESIS, TransferTuple, seal
 from engine.domain.posting import AccountKey
 from engine.failpoints import failpoint
 from engine.ledger.connections import WRITER, check_durable, close, connect
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error, verdict_of
+from engine.ledger.packing import (
+    PACKERS,
+    TRANSFER_COLUMNS,
+    copy_of_transfers,
+    domain_of,
+    pack,
+)
 from engine.ledger.queries import QUERIES
 from engine.ledger.rows import Rows, build
 from engine.ports import Fenced, LedgerError, LedgerUnavailable, Receipt
@@ -28,6 +36,10 @@ from engine.ports import Fenced, LedgerError, LedgerUnavailable, Receipt
 LANE: Final = 0
 TRIES_MAX: Final = 4
 PAUSE_S: Final = 0.02
+COPIED_MIN: Final = 2_000
+"""From so many transfers on, COPY saves more than the round trips it adds."""
+PIECE: Final = 512
+"""Transfers that are packed at once: about what the socket's buffer takes."""
 
 
 class WriterStatistics(msgspec.Struct, frozen=True):
@@ -53,6 +65,7 @@ class Writer:
         self._timeout_s = commit_timeout_s
         self._connection: asyncpg.Connection | None = None
         self._append: PreparedStatement[Any] | None = None
+        self._types: dict[str, int] = {}
         self._epoch = 0
         self._head = Receipt(number=0, hash=GENESIS)
         self._head_key = ""
@@ -135,20 +148,69 @@ class Writer:
             accounts=rows.accounts,
             lane=LANE,
         )
+        arguments = self._arguments(batch, rows, number, hash_)
         self._unsettled = batch.key
         failpoint("before_commit")
         failpoint("in_commit")
-        applied = await append.fetchval(
-            *self._arguments(batch, rows, number, hash_), timeout=self._timeout_s
-        )
+        if len(rows.transfers) < COPIED_MIN:
+            applied = await append.fetchval(*arguments, timeout=self._timeout_s)
+        else:
+            applied = await self._append_and_copy(append, arguments, rows, number)
+        if not applied:
+            # An earlier try was applied after all, while this one was being prepared: what counts
+            # is what that one sealed and opened, which need not be what was built now.
+            await self._connected()
+            assert self._head_key == batch.key, "nobody else writes behind a batch of ours"
+            return self._settled(self._head, resolved=True)
         self._accounts.update(rows.opened)
         self._last_account += len(rows.opened)
         self._head_key = batch.key
         self._head = Receipt(number=number, hash=hash_)
-        return self._settled(self._head, resolved=not applied)
+        return self._settled(self._head, resolved=False)
+
+    async def _append_and_copy(
+        self, append: PreparedStatement[Any], arguments: list[Any], rows: Rows, number: int
+    ) -> bool:
+        """Apply a batch of many transfers: everything else, then these by COPY, then the commit.
+
+        The batch's own row comes first here too, so a second try is settled in the same way. While
+        Postgres takes one piece of the transfers in, the next one is packed.
+        """
+        connection, transfers, timeout = self._connection, rows.transfers, self._timeout_s
+        assert connection is not None
+        try:
+            await connection.execute("BEGIN", timeout=timeout)
+            applied: bool = await append.fetchval(*arguments, timeout=timeout)
+            if applied:
+                await connection.copy_to_table(
+                    "transfers",
+                    source=_pieces(number, transfers),
+                    columns=TRANSFER_COLUMNS,
+                    format="binary",
+                    timeout=timeout,
+                )
+                if rows.second_phases:
+                    await connection.fetchval(
+                        QUERIES["check_second_phases"],
+                        transfers[0][0],
+                        transfers[-1][0],
+                        timeout=timeout,
+                    )
+            await connection.execute("COMMIT", timeout=timeout)
+        except (asyncpg.PostgresError, LedgerError):
+            await self._roll_back(connection)
+            raise
+        return applied
+
+    async def _roll_back(self, connection: asyncpg.Connection) -> None:
+        try:
+            await connection.execute("ROLLBACK", timeout=self._timeout_s)
+        except DRIVER_ERRORS:
+            self._disconnect()
 
     def _arguments(self, batch: Batch, rows: Rows, number: int, hash_: bytes) -> list[Any]:
-        transfers = rows.transfers
+        transfers, types = rows.transfers, self._types
+        copied = len(transfers) >= COPIED_MIN
         return [
             LANE,
             number,
@@ -157,12 +219,13 @@ class Writer:
             batch.recorded_ms,
             transfers[0][0] if transfers else 0,
             transfers[-1][0] if transfers else 0,
+            len(transfers),
             self._head.hash,
             hash_,
             rows.accounts or None,
-            rows.balances or None,
-            transfers or None,
-            rows.second_phases,
+            pack("balance_input", types["balance_input"], rows.balances),
+            None if copied else pack("transfer_input", types["transfer_input"], transfers),
+            rows.second_phases and not copied,
             rows.payments or None,
             rows.payment_changes or None,
             rows.claims or None,
@@ -170,9 +233,9 @@ class Writer:
             rows.released or None,
             rows.events or None,
             rows.refunds or None,
-            rows.timeline or None,
-            rows.timers_cleared or None,
-            rows.timers_set or None,
+            pack("timeline_input", types["timeline_input"], rows.timeline),
+            pack("timer_input", types["timer_input"], rows.timers_cleared),
+            pack("timer_input", types["timer_input"], rows.timers_set),
             rows.inbox or None,
             rows.inbox_done or None,
             rows.dead_letters or None,
@@ -208,6 +271,7 @@ class Writer:
         try:
             if self._durable:
                 await check_durable(connection)
+            types = await _take_packed(connection)
             append = await connection.prepare(QUERIES["append_batch"])
             found = await connection.fetchrow(QUERIES["head"], LANE)
             opened = await connection.fetch(QUERIES["accounts_above"], self._last_account)
@@ -232,6 +296,28 @@ class Writer:
             self._head_key = found["key"]
         for id_, *key in opened:
             self._accounts[AccountKey(*key)] = self._last_account = id_
-        self._connection, self._append = connection, append
+        self._connection, self._append, self._types = connection, append, types
         self._connections += 1
         return append
+
+
+async def _pieces(number: int, transfers: list[TransferTuple]) -> AsyncIterator[bytes]:
+    count = len(transfers)
+    for at in range(0, count, PIECE):
+        last = at + PIECE >= count
+        yield copy_of_transfers(number, transfers[at : at + PIECE], first=not at, last=last)
+
+
+async def _take_packed(connection: asyncpg.Connection) -> dict[str, int]:
+    """Let rows that are packed already pass as they are; returns the types' numbers.
+
+    Raises LedgerUnavailable where the types are not there.
+    """
+    found = await connection.fetch(QUERIES["types"], list(PACKERS))
+    if len(found) < len(PACKERS):
+        raise LedgerUnavailable("the input types are not there: the database is not migrated")
+    for type_, _, schema in found:
+        await connection.set_builtin_type_codec(
+            domain_of(type_), schema=schema, codec_name="bytea", format="binary"
+        )
+    return {type_: number for type_, number, _ in found}

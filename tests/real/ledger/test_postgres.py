@@ -13,6 +13,7 @@ pytest.register_assert_rewrite("tests.contracts.ledger")
 
 from engine.domain.entry import Entry  # noqa: E402
 from engine.domain.journal import GENESIS, seal  # noqa: E402
+from engine.ledger import writer  # noqa: E402
 from engine.ledger.connections import DurabilityError  # noqa: E402
 from engine.ledger.lock import LockTaken  # noqa: E402
 from engine.ledger.postgres import PostgresLedger  # noqa: E402
@@ -242,6 +243,56 @@ async def test_a_commit_that_takes_too_long_is_settled_by_the_next_try(
     assert (await ledger.commit(batch)).number == 2
     assert (await chain(ledger, make, 1))[0].number == 3
     await connection.close()
+
+
+async def test_a_first_try_that_is_applied_while_the_journals_end_is_read_is_adopted(
+    bench: PostgresBench, make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The accounts it opened are read, its place in the journal is not: what it sealed counts."""
+    ledger = await bench.open()
+    asked: list[Any] = []
+
+    class Lost:
+        async def fetchval(self, *arguments: Any, timeout: float) -> bool:  # noqa: ASYNC109
+            asked.extend(arguments)
+            raise asyncpg.ConnectionDoesNotExistError("the reply is lost")
+
+    class Overtaken:
+        """A connection on which the lost try is applied right after the head has been read."""
+
+        def __init__(self, connection: asyncpg.Connection) -> None:
+            self._connection = connection
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._connection, name)
+
+        async def fetchrow(self, query: str, *arguments: Any) -> Any:
+            found = await self._connection.fetchrow(query, *arguments)
+            if asked and query == writer.QUERIES["head"]:
+                other = await connect(bench.dsn, writer.WRITER, writable=True)
+                await writer._take_packed(other)
+                append = await other.prepare(writer.QUERIES["append_batch"])
+                assert await append.fetchval(*asked) is True
+                asked.clear()
+                await other.close()
+            return found
+
+    async def overtaken(*arguments: Any, **options: Any) -> Any:
+        return Overtaken(await connect(*arguments, **options))
+
+    connect = writer.connect
+    monkeypatch.setattr(writer, "connect", overtaken)
+    ledger._writer._append = Lost()  # type: ignore[assignment]
+    batch = make.batch(Entry(transfers=(make.transfer(),)))
+    with pytest.raises(LedgerUnavailable):
+        await ledger.commit(batch)
+    receipt = await ledger.commit(batch)
+    assert receipt.resolved
+    stored = await ledger._connections.fetchrow("head", 0)
+    assert stored is not None
+    assert receipt.hash == stored["hash"]
+    following = await ledger.commit(make.batch(Entry(transfers=(make.transfer(),))))
+    assert following.number == receipt.number + 1
 
 
 async def test_a_second_engine_waits_for_the_lock_and_takes_over(
