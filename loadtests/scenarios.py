@@ -68,6 +68,7 @@ SCENARIOS = (
     Scenario(
         name="spike",
         what="ten times as many customers for a third of the time",
+        users=20,
         shape="loadtests/spike.py",
         seconds=15,
         thresholds=Thresholds(put_off_max=0.5, p50_ms=2_000.0, p99_ms=5_000.0),

@@ -66,6 +66,11 @@ def test_what_is_asked_after_the_end_does_not_count_as_recovery() -> None:
     assert recovery(late, 10) == 1.0
 
 
+def test_answers_that_come_in_waves_are_looked_for_a_little_earlier() -> None:
+    assert recovery(seen(seconds={"6": {"good": 5}}), 10) == 1.0
+    assert recovery(seen(seconds={"2": {"good": 5}}), 10) == 0.0
+
+
 def test_a_run_is_told_in_one_line() -> None:
     assert "100 payments, 100 good, 0 put off, p50 20 ms" in in_words(seen())
 
