@@ -334,7 +334,7 @@ class _Connection(web.RequestHandler):
             body = payload.read_nowait()
             return body if len(body) <= size_max else too_large(size_max)
         if headers.get("expect", "").lower() == "100-continue":
-            if self.transport is None:
+            if self.transport is None or self.transport.is_closing():
                 raise ConnectionResetError
             self.transport.write(wire.CONTINUE)
         body_s = self.server.limits.body_s
