@@ -43,7 +43,9 @@ def compare(
             # Made at the gateway itself, which knows it under an id of its own.
             continue
         newest_ms = max((effect.changed_ms for effect in there), default=0)
-        is_young = newest_ms >= now_ms - grace_ms
+        # While the next look-up is still to come, an open operation is nobody's oversight.
+        known_ms = max(newest_ms, op.next_check_ms or 0) if op.is_open else newest_ms
+        is_young = known_ms >= now_ms - grace_ms
         what = _compare(payment, op, moved, there, is_young=is_young)
         if what is not None:
             yield operation_id, what

@@ -154,6 +154,16 @@ def test_what_has_just_been_done_there_may_not_have_been_heard() -> None:
     assert "failed here, but was done there" in differences(of, {}, effect(1, "purchase"))[0]
 
 
+def test_what_was_done_there_is_in_flight_until_the_look_up_is_overdue() -> None:
+    done = effect(1, "authorize")
+    coming = operation(1, "authorize", "pending", next_check_ms=NOW_MS + 300_000)
+    assert differences(payment(coming), {}, done) == [IN_FLIGHT]
+    overdue = operation(1, "authorize", "pending", next_check_ms=NOW_MS - GRACE_MS - 1)
+    assert differences(payment(overdue), {}, done) == [
+        "the authorize is pending here, but it was done there, and not just now"
+    ]
+
+
 def test_an_operation_that_waits_on_both_sides_is_in_flight_however_old() -> None:
     of = payment(operation(1, "purchase", "pending"))
     assert differences(of, {}, effect(1, "purchase", done=False)) == [IN_FLIGHT]

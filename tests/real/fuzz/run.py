@@ -110,8 +110,10 @@ class Run:
         after = self._at_rest(target)
         self._memory(before, after)
         sweep.look()
-        for line in log_faults(target)[:20]:
-            self.tally.found("log", "a line that tells of a failure", "", line)
+        if faults := log_faults(target):
+            (self.report.parent / f"{self.report.stem}.log").write_text("\n".join(faults) + "\n")
+            what = f"{len(faults)} lines that tell of a failure, kept beside the report"
+            self.tally.found("log", what, "", "\n".join(faults[:8]))
         verified = target.engine.run_command("verify", "--json")
         self.facts["books_hold"] = verified.returncode == 0
         if verified.returncode != 0:
