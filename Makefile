@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help run verify test campaign torture bench lint format clean
+.PHONY: help run verify test campaign torture reliability bench lint format clean
 
 help:
 	@echo "make run [PORT=8080] [DATA=folder]  start the engine with its own Postgres"
@@ -14,6 +14,7 @@ help:
 	@echo "make test                           style, types, layers and all tests"
 	@echo "make campaign                       five kills under load and other long tests"
 	@echo "make torture                        every fault of real processes and databases, ten minutes"
+	@echo "make reliability                    the tables of RELIABILITY.md, from their reports"
 	@echo "make bench                          authorisations and group commits, measured"
 	@echo "make lint                           style, types and layers only"
 	@echo "make format                         lay the code out"
@@ -45,7 +46,11 @@ campaign: $(VENV)/.test
 # Some scenarios need root (a small file system) or tools (strace, libfaketime); the report says
 # which did not run here, and why.
 torture: $(VENV)/.test
-	$(BIN)/python -m pytest tests/torture -m torture --torture-report=torture.json
+	$(BIN)/python -m tests.torture.everything torture.json
+
+# The tables of RELIABILITY.md, from the reports that are there.
+reliability: $(VENV)/.test
+	$(BIN)/python -m tests.reliability torture.json simulate.json planted.json fuzz.json
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.bench_authorize

@@ -16,7 +16,8 @@ from tests.architecture.source import ROOT, definitions_of, modules, text_of
 
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 README = ROOT / "README.md"
-DOCUMENTS = [ARCHITECTURE, README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+DOCUMENTS = [ARCHITECTURE, README]
+DOCUMENTS += [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "RELIABILITY.md")]
 
 CODE = re.compile(r"`([^`\n]+)`")
 FILE = re.compile(r"[\w./-]+/[\w.-]*|[\w-]+\.(?:py|sql|md|toml|txt)")
