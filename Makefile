@@ -11,6 +11,7 @@ SECONDS ?= 1800
 .DEFAULT_GOAL := help
 .PHONY: help run verify test simulate fuzz campaign torture bench bench-full loadtest soak lint \
 	format clean
+.PHONY: help run verify test campaign torture reliability bench lint format clean
 
 help:
 	@echo "make run [PORT=8080] [DATA=folder]  start the engine with its own Postgres"
@@ -24,6 +25,8 @@ help:
 	@echo "make bench-full                     the same with millions of payments and a long soak"
 	@echo "make loadtest                       traffic and trouble, each briefly; fails on a threshold"
 	@echo "make soak [SECONDS=1800]            the mix for long; fails on a threshold"
+	@echo "make reliability                    the tables of RELIABILITY.md, from their reports"
+	@echo "make bench                          authorisations and group commits, measured"
 	@echo "make lint                           style, types and layers only"
 	@echo "make format                         lay the code out"
 	@echo "make clean                          remove what was installed and cached; keeps all data"
@@ -57,7 +60,11 @@ campaign: $(VENV)/.test
 # Some scenarios need root (a small file system) or tools (strace, libfaketime); the report says
 # which did not run here, and why.
 torture: $(VENV)/.test
-	$(BIN)/python -m pytest tests/torture -m torture --torture-report=torture.json
+	$(BIN)/python -m tests.torture.everything torture.json
+
+# The tables of RELIABILITY.md, from the reports that are there.
+reliability: $(VENV)/.test
+	$(BIN)/python -m tests.reliability torture.json simulate.json planted.json fuzz.json
 
 # Under ten minutes; it prints each target with its figure and writes benchmarks/latest.json.
 bench: $(VENV)/.bench

@@ -16,13 +16,9 @@ from tests.architecture.source import ROOT, definitions_of, modules, text_of
 
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 README = ROOT / "README.md"
-DOCUMENTS = [
-    ARCHITECTURE,
-    README,
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "CHANGELOG.md",
-    ROOT / "PERFORMANCE.md",
-]
+DOCUMENTS = [ARCHITECTURE, README]
+DOCUMENTS += [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "RELIABILITY")]
+DOCUMENTS += [ROOT / "PERFORMANCE.md"]
 
 CODE = re.compile(r"`([^`\n]+)`")
 FILE = re.compile(r"[\w./-]+/[\w.-]*|[\w-]+\.(?:py|sql|md|toml|txt)")

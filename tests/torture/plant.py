@@ -18,8 +18,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +303,9 @@ class Plant:
             finally:
                 await connection.close()
 
-        return asyncio.run(fetch())
+        # In a thread of its own, since a test's event loop may be running in this one.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, fetch()).result()
 
     def backends(self, application: str) -> list[int]:
         """The process ids of the back ends that serve one kind of connection."""
@@ -334,8 +336,3 @@ def plant(**options: Any) -> Iterator[Plant]:
             made.close()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_seconds(seconds: float) -> None:
-    """Let a fault last. Not a wait for a condition: the length itself is the fault."""
-    time.sleep(seconds)

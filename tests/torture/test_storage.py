@@ -200,13 +200,14 @@ def standby_of(works: Plant, copy: Path) -> Iterator[str]:
     assert made.returncode == 0, made.stderr
     # The socket's folder is the cluster's, so the lock of the other server's socket came along.
     (copy / ".s.PGSQL.5432.lock").unlink()
-    server = subprocess.Popen(
-        [*account.prefix, *server_command(copy, binaries, copy)],
-        cwd="/",
-        env=clean_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=(works.folder / "standby.log").open("wb"),
-    )
+    with (works.folder / "standby.log").open("wb") as log:
+        server = subprocess.Popen(
+            [*account.prefix, *server_command(copy, binaries, copy)],
+            cwd="/",
+            env=clean_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
     try:
         wait_until((copy / ".s.PGSQL.5432").exists, 20, "the socket of the standby")
         works.rows("ALTER SYSTEM SET synchronous_standby_names = '*'")
