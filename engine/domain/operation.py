@@ -65,7 +65,8 @@ FINAL: frozenset[str] = frozenset({"succeeded", "declined", "failed", "expired",
 
 _ASKED: tuple[OperationStatus, ...] = ("processing", "unknown")
 _TOLD: tuple[OperationStatus, ...] = ("requires_action", "pending")
-_UNDONE: tuple[OperationStatus, ...] = ("declined", "failed", "expired", "canceled")
+UNDONE: tuple[OperationStatus, ...] = ("declined", "failed", "expired", "canceled")
+"""Final, and not done."""
 
 
 def _transitions() -> dict[tuple[OperationStatus, type], Verdict]:
@@ -97,7 +98,7 @@ def _transitions() -> dict[tuple[OperationStatus, type], Verdict]:
         table["succeeded", refused] = "contradict"
     for vague in (ActionRequired, StillPending, Unknown, NotFound):
         table["succeeded", vague] = "ignore"
-    for undone in _UNDONE:
+    for undone in UNDONE:
         table[undone, Approved] = "late_success"
         for news in (Declined, Failed, Expired, ActionRequired, StillPending, Unknown, NotFound):
             table[undone, news] = "ignore"

@@ -37,6 +37,7 @@ COUNTERS: Final = (
 SAME: Final = (
     *("id", "merchant_id", "livemode", "version", "created_ms", *COUNTERS),
     *("status", "currency", "customer", "subscription", "reference"),
+    "reference_held",
 )
 """Columns that repeat a field or property of the document under its name."""
 
