@@ -82,7 +82,7 @@ def record(
                     env.now_ms, "answered", op_id(payment.id, op.n), {"status": answer.status}
                 ),
             )
-        if answer.final:
+        if answer.final and op.request_id:
             operations[op.n - 1] = msgspec.structs.replace(op, answered=True)
             if op.key and op.key not in step.release_keys:
                 stored.append(KeyAnswer(_key_ref(payment, op.key), answer))
@@ -198,7 +198,7 @@ def _refund_row(payment: Payment, op: Operation) -> RefundRow:
 
 
 def _refund_status(op: Operation) -> str:
-    if op.is_open:
+    if op.is_unfinished:
         return "unknown" if op.status == "unknown" else "pending"
     return "succeeded" if op.status == "succeeded" else "failed"
 
