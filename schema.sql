@@ -185,8 +185,8 @@ FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 -- `doc` is the whole payment as JSON; the columns repeat what is searched, and what the database
 -- guards: nothing is captured, released or refunded that was not authorised or captured, whatever
 -- the code above believes. What a gateway reports beyond that is counted in the excess columns.
--- Only `open` is both indexed and ever changed, so that the update from intent to authorisation
--- is HOT.
+-- Only `open` and `reference_held` are both indexed and ever changed, and neither by what turns out
+-- well, so that the update from intent to authorisation is HOT.
 CREATE TABLE payments (
     id text COLLATE "C" NOT NULL,
     merchant_id text COLLATE "C" NOT NULL,
@@ -210,6 +210,7 @@ CREATE TABLE payments (
     customer text COLLATE "C",
     subscription text COLLATE "C",
     reference text COLLATE "C",
+    reference_held boolean NOT NULL,
     doc bytea NOT NULL,
     CONSTRAINT payments_pkey PRIMARY KEY (id),
     CONSTRAINT payments_amount_positive CHECK (amount > 0),
@@ -228,8 +229,12 @@ CREATE TABLE payments (
 -- Lists: ids sort by time.
 CREATE INDEX payments_list ON payments (merchant_id, livemode, id);
 
--- A merchant's reference names one payment.
-CREATE UNIQUE INDEX payments_reference ON payments (merchant_id, livemode, reference)
+-- A merchant's reference is held by one payment at most. One that never came about (declined,
+-- failed) gives it up for the next attempt: its own id then tells it from all others, and it is
+-- still found by its reference.
+CREATE UNIQUE INDEX payments_reference ON payments (
+    merchant_id, livemode, reference, (CASE WHEN reference_held THEN '' ELSE id END)
+)
 WHERE reference IS NOT NULL;
 
 -- What a shard loads when it starts.
@@ -374,14 +379,14 @@ CREATE TYPE payment_input AS (
     created_ms bigint, amount bigint, authorized bigint, capturing bigint, captured bigint,
     releasing bigint, released bigint, refunding bigint, refunded bigint, excess_captured bigint,
     excess_refunded bigint, status text, currency text, customer text, subscription text,
-    reference text, doc bytea
+    reference text, doc bytea, reference_held boolean
 );
 
 -- `expected` is the version the row must have.
 CREATE TYPE payment_change AS (
     id text, expected integer, version integer, open boolean, authorized bigint, capturing bigint,
     captured bigint, releasing bigint, released bigint, refunding bigint, refunded bigint,
-    excess_captured bigint, excess_refunded bigint, status text, doc bytea
+    excess_captured bigint, excess_refunded bigint, status text, doc bytea, reference_held boolean
 );
 
 CREATE TYPE claim_input AS (
@@ -603,7 +608,8 @@ BEGIN
         INSERT INTO payments (
             id, merchant_id, livemode, open, slot, version, created_ms, amount, authorized,
             capturing, captured, releasing, released, refunding, refunded, excess_captured,
-            excess_refunded, status, currency, customer, subscription, reference, doc
+            excess_refunded, status, currency, customer, subscription, reference, doc,
+            reference_held
         )
         SELECT p.* FROM unnest(in_payments) p;
     END IF;
@@ -614,7 +620,7 @@ BEGIN
             capturing = c.capturing, captured = c.captured, releasing = c.releasing,
             released = c.released, refunding = c.refunding, refunded = c.refunded,
             excess_captured = c.excess_captured, excess_refunded = c.excess_refunded,
-            status = c.status, doc = c.doc
+            status = c.status, doc = c.doc, reference_held = c.reference_held
         FROM unnest(in_payment_changes) c
         WHERE p.id = c.id AND p.version = c.expected;
         GET DIAGNOSTICS touched = ROW_COUNT;

@@ -33,6 +33,7 @@ from engine.supervisor.mailbox import Mailbox
 
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 2.0
+REFERENCE_TAKEN = "reference_taken"
 
 
 class LedgerWriterActor:
@@ -96,7 +97,8 @@ class LedgerWriterActor:
                     pending.append(rest)
             except EntryInvalid as invalid:
                 if len(group) == 1:
-                    self._telemetry.warn("entry_refused", reason=invalid.reason)
+                    if invalid.reason != REFERENCE_TAKEN:  # That one is an answer, not a fault.
+                        self._telemetry.warn("entry_refused", reason=invalid.reason)
                     self._refuse(group[0], invalid.reason)
                 else:
                     middle = len(group) // 2

@@ -191,7 +191,7 @@ def _cancel(payment: Payment, command: Cancel, asked: Operation, env: Env) -> St
     op = _with(asked, type="cancel", reason=command.reason)
     change = Change(payment, env)
     if payment.origin.is_open:
-        if any(o.type == "cancel" and o.is_open for o in payment.operations):
+        if any(o.type == "cancel" and o.is_unfinished for o in payment.operations):
             return _nothing_left(payment, "canceled again")
         # What the gateway has told us of can be voided now; what is unknown, when it is known.
         deferred = payment.origin.status in ("processing", "unknown")
@@ -282,7 +282,7 @@ EXPIRY_POSTPONED_MS = 60_000
 
 
 def retry(payment: Payment, env: Env) -> Step | None:
-    """Work that the engine started itself, and that failed, is due again: with the same key."""
+    """What the engine owes, and that failed, is due again: with the same key."""
     due = [op for op in payment.operations if op.retry_ms is not None and op.retry_ms <= env.now_ms]
     if not due:
         return None
@@ -302,25 +302,52 @@ def retry(payment: Payment, env: Env) -> Step | None:
 
 
 def revive(payment: Payment, env: Env) -> Step | None:
-    """A person has the engine's own failed work tried again, from the first attempt."""
+    """A person has what the engine owes and failed to do tried again, from the first attempt.
+
+    What was given up has to be there still: a refund that the merchant has made in its place, say,
+    is not made twice.
+    """
     failed = [
         op
         for op in payment.operations
-        if op.type == "reversal" and not op.is_open and op.status != "succeeded"
+        if op.owed and not op.is_open and op.status != "succeeded" and not op.returned
     ]
-    if not failed:
-        return None
     change = Change(payment, env)
+    revived = 0
     for op in failed:
+        if op.retry_ms is None and not _reserve_again(change, payment, op):
+            continue
         again = change.set_op(
             op.n, status="processing", retry_ms=None, attempts=1, sent_ms=env.now_ms, checks=0
         )
         change.note("revived", op_id(payment.id, op.n))
         change.call(again)
+        revived += 1
+    if revived == 0:
+        return None
     # What else there is to decide stays flagged.
-    open_questions = payment.excess_captured + payment.excess_refunded > 0
+    open_questions = payment.excess_captured + payment.excess_refunded > 0 or revived < len(failed)
     change.set(needs_review=open_questions or any(op.needs_review for op in payment.operations))
     return change.finish()
+
+
+def _reserve_again(change: Change, payment: Payment, op: Operation) -> bool:
+    """Reserve what an operation had given back when it was given up. False: it is not there."""
+    if op.type == "refund":
+        if op.amount > payment.refundable:
+            return False
+        transfer = change.post("refund", op.amount, op.n, "pending")
+        change.set_op(op.n, transfer=transfer)
+        change.set(refunding=payment.refunding + op.amount)
+    elif op.type == "cancel":
+        others = [o for o in payment.operations if o.type in ("capture", "cancel")]
+        if any(o.is_unfinished for o in others):
+            return False
+        if not payment.origin.is_open and payment.capturable == 0:
+            return False
+        change.set_op(op.n, amount=payment.capturable)
+        change.set(releasing=payment.releasing + payment.capturable, cancel_requested=True)
+    return True
 
 
 def look_ups_due(payment: Payment, env: Env) -> list[Operation]:

@@ -65,7 +65,8 @@ FINAL: frozenset[str] = frozenset({"succeeded", "declined", "failed", "expired",
 
 _ASKED: tuple[OperationStatus, ...] = ("processing", "unknown")
 _TOLD: tuple[OperationStatus, ...] = ("requires_action", "pending")
-_UNDONE: tuple[OperationStatus, ...] = ("declined", "failed", "expired", "canceled")
+UNDONE: tuple[OperationStatus, ...] = ("declined", "failed", "expired", "canceled")
+"""Final, and not done."""
 
 
 def _transitions() -> dict[tuple[OperationStatus, type], Verdict]:
@@ -97,7 +98,7 @@ def _transitions() -> dict[tuple[OperationStatus, type], Verdict]:
         table["succeeded", refused] = "contradict"
     for vague in (ActionRequired, StillPending, Unknown, NotFound):
         table["succeeded", vague] = "ignore"
-    for undone in _UNDONE:
+    for undone in UNDONE:
         table[undone, Approved] = "late_success"
         for news in (Declined, Failed, Expired, ActionRequired, StillPending, Unknown, NotFound):
             table[undone, news] = "ignore"
@@ -128,6 +129,8 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     `events`: how many events of its own were published (only a refund has any). `counted`: how much
     of a refund that succeeded is in the payment's `refunded`, where that is not its amount.
     `returned`: a refund that had succeeded came back, which is the last that happens to it.
+    `owed`: the engine does it of its own accord, or has promised it (a cancel that waited), so
+    nobody is there to ask again where it fails: it is retried, at `retry_ms`, then a person's.
     """
 
     n: int
@@ -157,11 +160,17 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     needs_review: bool = False
     counted: int | None = None
     returned: bool = False
+    owed: bool = False
 
     @property
     def is_open(self) -> bool:
         """Whether its outcome is still to come."""
         return self.status in OPEN
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it is open, or failed and waits for its retry: what it reserved stays so."""
+        return self.status in OPEN or self.retry_ms is not None
 
 
 def verdict(operation: Operation, news: object) -> Verdict:

@@ -64,6 +64,8 @@ def _known_already(payment: Payment, op: Operation, found: Verdict) -> bool:
         return payment.needs_review
     if found != "late_success":
         return False
+    if op.retry_ms is not None:
+        return False  # It was to be tried again, and need not be.
     if op.n == 1:
         return any(other.type == "reversal" for other in payment.operations)
     if op.type == "cancel":
@@ -281,7 +283,7 @@ def _cancel_if_wanted(change: Change) -> None:
     has come about meanwhile, so that nothing else can.
     """
     for op in change.ops:
-        if op.type == "cancel" and op.is_open:
+        if op.type == "cancel" and op.is_unfinished:
             amount = change.state().capturable
             due = change.set_op(op.n, amount=amount)
             change.set(releasing=change.payment.releasing + amount)
@@ -297,7 +299,7 @@ def _void_if_wanted(change: Change) -> None:
 
 
 def _sent_now(change: Change, op: Operation) -> Operation:
-    return change.set_op(op.n, deferred=False, sent_ms=change.env.now_ms)
+    return change.set_op(op.n, deferred=False, owed=True, sent_ms=change.env.now_ms)
 
 
 def _refund_if_canceled(change: Change) -> None:
@@ -305,8 +307,8 @@ def _refund_if_canceled(change: Change) -> None:
     if not change.payment.cancel_requested:
         return
     for op in change.ops:
-        if op.type == "cancel" and op.is_open:
-            change.set_op(op.n, deferred=False, status="succeeded", next_check_ms=None)
+        if op.type == "cancel" and op.is_unfinished:
+            _settle(change, op)
     captured = change.state().captured
     refund = Operation(
         n=len(change.ops) + 1,
@@ -316,6 +318,7 @@ def _refund_if_canceled(change: Change) -> None:
         sent_ms=change.env.now_ms,
         refund_id=change.env.new_id("re"),
         reason="canceled while its outcome was unknown",
+        owed=True,
     )
     change.start_refund(refund)
     change.call(change.op(refund.n))
@@ -354,8 +357,10 @@ def _expire(change: Change, op: Operation, news: OperationNews, via: str) -> Non
 
 
 def _undo(change: Change, op: Operation, event: str, *, phase_expired: bool = False) -> None:
-    """Give back what the operation had reserved."""
+    """Give back what the operation had reserved; what is owed keeps it until it is given up."""
     payment = change.payment
+    if op.owed and _retry_later(change, op):
+        return
     if op.n == 1:
         phase: Phase = "expire_pending" if phase_expired else "void_pending"
         change.post("hold", op.amount, 1, phase, resolves=payment.hold)
@@ -370,28 +375,39 @@ def _undo(change: Change, op: Operation, event: str, *, phase_expired: bool = Fa
     elif op.type == "cancel":
         change.set(releasing=payment.releasing - op.amount, cancel_requested=False)
     elif op.type == "refund":
-        change.set(refunding=payment.refunding - op.amount)
-        change.post("refund", op.amount, op.n, "void_pending", resolves=op.transfer)
-        change.happened("refund.failed", op.n)
-        if not op.request_id:
-            _flag(change, op, f"the refund of a canceled purchase failed: {op.code}")
-    else:
-        _retry_later(change, op)
+        _give_refund_up(change, op)
+    if op.owed:
+        _flag(change, op, f"the {op.type} failed {op.attempts} times: {op.code}")
+
+
+def _give_refund_up(change: Change, op: Operation) -> None:
+    change.set(refunding=change.payment.refunding - op.amount)
+    change.post("refund", op.amount, op.n, "void_pending", resolves=op.transfer)
+    change.happened("refund.failed", op.n)
 
 
 def _settle_waiting_cancel(change: Change) -> None:
     """Nothing was charged, so a cancel that waited for it has nothing left to do."""
     for op in change.ops:
-        if op.type == "cancel" and op.deferred and op.is_open:
-            change.set_op(op.n, deferred=False, status="succeeded", next_check_ms=None)
+        waits = (op.deferred and op.is_open) or op.retry_ms is not None
+        if op.type == "cancel" and waits:
+            _settle(change, op)
 
 
-def _retry_later(change: Change, op: Operation) -> None:
-    """The engine's own work is tried again (5, 15, 30 minutes), then it is a person's."""
+def _settle(change: Change, cancel: Operation) -> None:
+    """What was to be canceled is settled by other means."""
+    change.set_op(
+        cancel.n, deferred=False, status="succeeded", code=None, next_check_ms=None, retry_ms=None
+    )
+
+
+def _retry_later(change: Change, op: Operation) -> bool:
+    """What is owed is tried again (after 5, 15, 30 minutes). False: it is a person's now."""
     due_ms = retry_due_ms(op.attempts, change.env.now_ms)
+    if op.type == "refund" and change.payment.reversed:
+        due_ms = None  # The customer has the money back already, by way of the bank.
     change.set_op(op.n, retry_ms=due_ms)
-    if due_ms is None:
-        _flag(change, op, f"the {op.type} failed {op.attempts} times: {op.code}")
+    return due_ms is not None
 
 
 # --- not yet known ----------------------------------------------------------------------------
@@ -472,7 +488,7 @@ def _weigh_absence(change: Change, op: Operation, news: OperationNews, via: str)
     time counts from now. It also counts from this engine's start at the earliest: until then the
     clock may have been set. An operation whose reply nobody ever saw (`processing`) was cut off by
     a crash: it is abandoned, and its key may run again, since a customer may by now have paid
-    elsewhere.
+    elsewhere. What is owed is not: it is tried again.
     """
     traits = change.env.traits
     since_ms = max(op.sent_ms, change.env.since_ms)
@@ -483,11 +499,12 @@ def _weigh_absence(change: Change, op: Operation, news: OperationNews, via: str)
         op = change.set_op(op.n, sent_ms=change.env.now_ms)
         _ask_again(change, op, NotFound(), "look_up")
         return
-    abandoned = op.status == "processing"
+    cut_off = op.status == "processing"
+    abandoned = cut_off and not op.owed
     if abandoned and op.key:
         change.release_keys.append(op.key)
     op = change.set_op(op.n, status="failed", answered=op.answered or abandoned)
-    _fail(change, op, Failed("abandoned" if abandoned else "not_processed"), via)
+    _fail(change, op, Failed("abandoned" if cut_off else "not_processed"), via)
 
 
 # --- facts that nobody asked for --------------------------------------------------------------
@@ -506,6 +523,9 @@ def _return_refund(change: Change, op: Operation, news: OperationNews, via: str)
     change.set(refunded=change.payment.refunded - amount)
     change.post("refund_returned", amount, op.n)
     change.happened("refund.failed", op.n)
+    if op.owed:
+        # Under its key the gateway would only tell of the one that came back.
+        _flag(change, op, "the refund of a canceled purchase came back: it has to be made anew")
 
 
 def _late_success(change: Change, op: Operation, news: OperationNews, via: str) -> None:
@@ -516,7 +536,7 @@ def _late_success(change: Change, op: Operation, news: OperationNews, via: str) 
         _reverse(change, op, news)
         return
     room = payment.refundable if op.type == "refund" else payment.capturable
-    if op.type == "reversal":
+    if op.type == "reversal" or op.retry_ms is not None:
         op = change.set_op(op.n, status="succeeded")
         _succeed(change, op, news, via)
     elif op.type == "refund" and news.amount <= room:
@@ -571,6 +591,7 @@ def _reverse(change: Change, op: Operation, news: Approved) -> None:
         created_ms=change.env.now_ms,
         sent_ms=change.env.now_ms,
         reason=f"late success of a payment that is {payment.status}",
+        owed=True,
     )
     change.add_op(reversal)
     change.note("late_success", op_id(payment.id, op.n), amount=news.amount)
@@ -627,6 +648,10 @@ def _reversed_by_gateway(change: Change, news: ReversedByGateway) -> Step | None
         change.post("refund_excess", news.amount - amount, 1)
         change.set(excess_refunded=payment.excess_refunded + news.amount - amount)
         _flag(change, payment.origin, "more was reversed at the gateway than was left")
+    for op in payment.operations:
+        if op.type == "refund" and op.retry_ms is not None:
+            change.set_op(op.n, retry_ms=None)
+            _give_refund_up(change, op)
     change.note("reversed", amount=amount, reason=news.reason)
     change.happened("payment.reversed")
     return change.finish()

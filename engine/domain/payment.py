@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from engine.domain.news import Card, NextAction
-from engine.domain.operation import Operation
+from engine.domain.operation import UNDONE, Operation
 
 PaymentStatus = Literal[
     "processing",
@@ -89,6 +89,16 @@ class Payment(msgspec.Struct, frozen=True, omit_defaults=True):
     def origin(self) -> Operation:
         """The authorize or purchase that the payment began with."""
         return self.operations[0]
+
+    @property
+    def reference_held(self) -> bool:
+        """Whether no other payment may have its reference.
+
+        One that never came about gives it up, so that the order can be paid by the next attempt.
+        That is for good: what is final and undone is never revived, also not by a late success,
+        so a reference that another payment has taken meanwhile is never claimed back.
+        """
+        return self.reference is not None and self.operations[0].status not in UNDONE
 
     @property
     def capturable(self) -> int:

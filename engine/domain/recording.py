@@ -68,7 +68,7 @@ def record(
             continue
         if op.refund_id is not None:
             refunds.append(_refund_row(payment, op))
-        if op.answered or (op.status == "processing" and not op.deferred):
+        if op.answered or not _has_news(before, op):
             continue
         if body is None:
             body = payment_bytes(payment)
@@ -82,7 +82,7 @@ def record(
                     env.now_ms, "answered", op_id(payment.id, op.n), {"status": answer.status}
                 ),
             )
-        if answer.final:
+        if answer.final and op.request_id:
             operations[op.n - 1] = msgspec.structs.replace(op, answered=True)
             if op.key and op.key not in step.release_keys:
                 stored.append(KeyAnswer(_key_ref(payment, op.key), answer))
@@ -114,6 +114,17 @@ def _moved(before: Payment | None, op: Operation) -> bool:
     if before is None or op.n > len(before.operations):
         return True
     return before.operations[op.n - 1] is not op
+
+
+def _has_news(before: Payment, op: Operation) -> bool:
+    """Whether there is something to answer: its status is another one than it was.
+
+    A look-up that found nothing new moves the operation too, but nobody waits for that: whoever
+    asked was told that the outcome is unknown when it became so.
+    """
+    if op.status == "processing" and not op.deferred:
+        return False
+    return op.n > len(before.operations) or before.operations[op.n - 1].status != op.status
 
 
 def _timer_changes(
@@ -187,7 +198,7 @@ def _refund_row(payment: Payment, op: Operation) -> RefundRow:
 
 
 def _refund_status(op: Operation) -> str:
-    if op.is_open:
+    if op.is_unfinished:
         return "unknown" if op.status == "unknown" else "pending"
     return "succeeded" if op.status == "succeeded" else "failed"
 

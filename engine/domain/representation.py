@@ -166,13 +166,18 @@ _REFUND_STATUS: dict[str, Any] = {
 }
 
 
+def _status_shown(op: Operation) -> str:
+    """What has failed and is tried again has not failed for those outside."""
+    return op.status if op.retry_ms is None else "pending"
+
+
 def _operation_view(payment: Payment, op: Operation) -> OperationView:
     open_review = op.needs_review and op.is_open
     return OperationView(
         op_id(payment.id, op.n),
         op.type,
         op.amount,
-        "needs_review" if open_review else _OPERATION_STATUS[op.status],
+        "needs_review" if open_review else _OPERATION_STATUS[_status_shown(op)],
         rfc3339(op.created_ms),
         rfc3339(op.next_check_ms) if op.next_check_ms is not None and op.is_open else None,
         op.code,
@@ -261,9 +266,9 @@ def refund_view(payment: Payment, op: Operation) -> RefundView:
         payment.id,
         op.amount,
         payment.currency,
-        _REFUND_STATUS[op.status],
+        _REFUND_STATUS[_status_shown(op)],
         op.reason,
-        op.code if op.status != "unknown" else None,
+        op.code if op.status != "unknown" and op.retry_ms is None else None,
         op.reference,
         rfc3339(op.next_check_ms) if op.next_check_ms is not None and op.is_open else None,
         op.metadata,
@@ -290,7 +295,7 @@ def answer_for(payment: Payment, op: Operation, body: bytes | None = None) -> An
 
     `body` is the payment's representation where it has been made already.
     """
-    if op.deferred and op.is_open:
+    if (op.deferred and op.is_open) or op.retry_ms is not None:
         return _accepted(payment, op, body)
     if op.status == "processing":
         return None

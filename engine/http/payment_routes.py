@@ -189,7 +189,7 @@ PAYMENT_ROUTES: Final[tuple[Route, ...]] = (
             choice("status", _PAYMENT_STATUSES, "Only payments of this status."),
             text("customer", "Only payments of this customer."),
             text("subscription", "Only payments of this subscription."),
-            text("reference", "Only the payment with this reference of the merchant's."),
+            text("reference", "Only payments with this reference: the attempts at one order."),
             moment("created[gte]", "Created at this time or later."),
             moment("created[lte]", "Created at this time or earlier."),
             *PAGE,

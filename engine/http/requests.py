@@ -71,7 +71,11 @@ class OpenPayment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             Meta(
                 min_length=1,
                 max_length=REFERENCE_MAX,
-                description="The merchant's own reference, unique per merchant.",
+                description=(
+                    "The merchant's own reference. One payment of a merchant holds it; a payment "
+                    "that was declined, failed, or expired or was canceled before it came about "
+                    "gives it up for the next attempt, and is still found by it."
+                ),
                 examples=["order-1001"],
             ),
         ]

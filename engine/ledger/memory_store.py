@@ -154,18 +154,31 @@ class MemoryStore:
                 raise EntryInvalid("invalid: payments_pkey")
             if row[7] <= 0:
                 raise EntryInvalid("invalid: payments_amount_positive")
-            if row[21] is not None:
+            if row[23]:
                 reference = (row[1], row[2], row[21])
                 if reference in self.references or reference in references:
                     raise EntryInvalid("reference_taken")
                 references.add(reference)
             after.append(row)
-        for id_, expected, version, open_, *counters, status, doc in rows.payment_changes:
+        for id_, expected, version, open_, *counters, status, doc, held in rows.payment_changes:
             old = self.payments.get(id_)
             if old is None or old[5] != expected:
                 raise EntryInvalid("invalid: stale_version")
+            if held and self.references.get((old[1], old[2], old[21]), id_) != id_:
+                raise EntryInvalid("reference_taken")
             after.append(
-                (*old[:3], open_, old[4], version, *old[6:8], *counters, status, *old[18:22], doc)
+                (
+                    *old[:3],
+                    open_,
+                    old[4],
+                    version,
+                    *old[6:8],
+                    *counters,
+                    status,
+                    *old[18:22],
+                    doc,
+                    held,
+                )
             )
         for row in after:
             authorized, capturing, captured, releasing, released, refunding, refunded = row[8:15]
@@ -208,8 +221,11 @@ class MemoryStore:
     def _write_payments(self, batch: Batch, rows: Rows, number: int, payments: list[Row]) -> None:
         for row in payments:
             self.payments[row[0]] = row
-            if row[21] is not None:
-                self.references[row[1], row[2], row[21]] = row[0]
+            reference = (row[1], row[2], row[21])
+            if row[23]:
+                self.references[reference] = row[0]
+            elif self.references.get(reference) == row[0]:
+                del self.references[reference]
         for payment_id, version, steps in rows.timeline:
             versions = self.timeline.setdefault(payment_id, {})
             versions[version] = (number, batch.recorded_ms, steps)

@@ -78,7 +78,7 @@ ORDER BY id DESC
 LIMIT $9
 
 -- name: list_payments_by_reference
--- At most one; by its own unique index.
+-- By its own index: the payment that holds it, and the attempts before it that gave it up.
 SELECT doc
 FROM payments
 WHERE

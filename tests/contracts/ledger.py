@@ -29,7 +29,7 @@ from engine.domain.entry import (
 )
 from engine.domain.ids import new_id
 from engine.domain.journal import GENESIS
-from engine.domain.operation import Operation
+from engine.domain.operation import Operation, OperationStatus
 from engine.domain.payment import Payment
 from engine.domain.posting import Transfer, books_of, leg
 from engine.ports import (
@@ -118,6 +118,11 @@ def authorized(payment: Payment, **fields: Any) -> Payment:
     """The payment's next version, with its hold confirmed."""
     op = msgspec.structs.replace(payment.origin, status="succeeded")
     return later(payment, operations=(op,), authorized=payment.amount, **fields)
+
+
+def ended(payment: Payment, status: OperationStatus) -> Payment:
+    """The payment's next version, whose first operation has come to nothing."""
+    return later(payment, operations=(msgspec.structs.replace(payment.origin, status=status),))
 
 
 def claim(key: str, **fields: Any) -> Claim:
@@ -248,6 +253,36 @@ class LedgerContract:
         with pytest.raises(EntryInvalid) as raised:
             await ledger.commit(make.batch(Entry(payment=make.payment(reference="order-1"))))
         assert raised.value.reason == "reference_taken"
+
+    @pytest.mark.parametrize("status", ["declined", "failed", "expired", "canceled"])
+    async def test_a_payment_that_never_came_about_gives_its_reference_up(
+        self, bench: Bench, make: Maker, status: OperationStatus
+    ) -> None:
+        ledger = await bench.open()
+        first, second, third = (make.payment(reference="order-1") for _ in range(3))
+        undone = ended(first, status)
+        await ledger.commit(make.batch(Entry(payment=first)))
+        with pytest.raises(EntryInvalid) as raised:
+            await ledger.commit(make.batch(Entry(payment=undone), Entry(payment=second)))
+        assert raised.value.reason == "reference_taken", "within one commit it is not free yet"
+        await ledger.commit(make.batch(Entry(payment=undone)))
+        await ledger.commit(make.batch(Entry(payment=second)))
+        with pytest.raises(EntryInvalid) as raised:
+            await ledger.commit(make.batch(Entry(payment=third)))
+        assert raised.value.reason == "reference_taken"
+        with pytest.raises(EntryInvalid) as raised:
+            await ledger.commit(make.batch(Entry(payment=authorized(undone))))
+        assert raised.value.reason == "reference_taken", "and it is not claimed back"
+        failed = ended(second, "failed")
+        await ledger.commit(make.batch(Entry(payment=failed), Entry(payment=later(undone))))
+        await ledger.commit(make.batch(Entry(payment=third)))
+        found = await ledger.list_payments(PaymentFilter(MERCHANT, True, reference="order-1"))
+        assert [payment.id for payment in found] == [third.id, second.id, first.id]
+        found = await ledger.list_payments(
+            PaymentFilter(MERCHANT, True, reference="order-1", before=third.id, limit=1)
+        )
+        assert [payment.id for payment in found] == [second.id, first.id]
+        assert await ledger.payments([first.id]) == {first.id: later(undone)}
 
     async def test_open_payments_come_by_slot_and_in_pages(self, bench: Bench, make: Maker) -> None:
         ledger = await bench.open()

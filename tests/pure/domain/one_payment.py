@@ -243,7 +243,7 @@ class OnePayment:
         if p.excess_captured or p.excess_refunded:
             assert p.needs_review
         for name, kind in (("capturing", "capture"), ("refunding", "refund")):
-            open_ = sum(op.amount for op in p.operations if op.type == kind and op.is_open)
+            open_ = sum(op.amount for op in p.operations if op.type == kind and op.is_unfinished)
             assert getattr(p, name) == open_, name
 
     def _post(self, t: Transfer) -> None:
@@ -299,9 +299,9 @@ class OnePayment:
             op = after.operations[n - 1]
             assert answer.status in ANSWERS
             assert answer.final == (answer.status != 202)
-            assert op.answered == answer.final
+            assert op.answered == (answer.final and bool(op.request_id))
             assert n not in self.stored, "an operation is answered once"
-            if answer.final:
+            if op.answered:
                 self.stored[n] = answer
                 if op.key:
                     assert keys.pop(op.key) == answer
@@ -310,7 +310,7 @@ class OnePayment:
                 assert answer.retry_after_s is not None
         assert not keys
         for op in after.operations:
-            if op.status in ("succeeded", "declined", "failed", "expired", "canceled"):
+            if op.request_id and not op.is_unfinished:
                 assert op.answered, op
             if op.key in released:
                 assert op.n not in self.stored

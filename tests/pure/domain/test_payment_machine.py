@@ -254,16 +254,6 @@ def test_the_cancel_of_an_unknown_purchase_refunds_it():
     assert (one.status, one.payment.refunded) == ("captured", 1_000)
 
 
-def test_a_refund_for_a_cancel_that_fails_is_a_persons():
-    one = OnePayment(purchase=True)
-    one.hear(1, Unknown("timeout"))
-    one.cancel()
-    one.approve(1, via="look_up")
-    one.hear(3, Failed("down"))
-    assert one.payment.needs_review
-    assert one.letters == ["the refund of a canceled purchase failed: down"]
-
-
 def test_an_authorisation_that_is_approved_while_it_is_voided_can_be_used_by_nothing_else():
     one = OnePayment()
     one.hear(1, StillPending("ch_1"))

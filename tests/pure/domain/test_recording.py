@@ -3,7 +3,7 @@
 import msgspec
 
 from engine.domain.entry import Claim, InboxRef, KeyRef
-from engine.domain.news import Declined, Failed, StillPending, Unknown
+from engine.domain.news import Declined, Failed, NotFound, StillPending, Unknown
 from engine.domain.recording import record
 from engine.domain.representation import payment_bytes, refund_bytes
 from tests.pure.domain.one_payment import OnePayment
@@ -38,6 +38,31 @@ def test_an_unknown_outcome_is_answered_and_not_stored():
     one.hear(1, Unknown("timeout"))
     assert (one.answers[1].status, one.answers[1].final) == (202, False)
     assert one.entry.answers == ()
+
+
+def test_a_look_up_that_finds_nothing_new_answers_nobody():
+    one = OnePayment()
+    one.hear(1, Unknown("timeout"))
+    assert steps_of(one)[-1] == "answered"
+    for nothing_new in (NotFound(), Unknown("timeout"), NotFound()):
+        one.wait(1_000)
+        assert one.look_up(1, nothing_new)
+        assert (one.answers, steps_of(one)) == ({}, ["looked_up"])
+    one.approve(1, via="look_up")
+    assert (one.answers[1].status, steps_of(one)) == (201, ["looked_up", "answered"])
+
+
+def test_a_cancel_that_waits_is_answered_when_it_is_noted_and_when_it_is_done():
+    one = OnePayment()
+    one.hear(1, Unknown("timeout"))
+    one.cancel()
+    assert one.answers[2].status == 202
+    one.look_up(1, Unknown("timeout"))
+    assert one.answers == {}
+    one.approve(1, via="look_up")
+    assert list(one.answers) == [1], "it is sent now, and has no outcome yet"
+    one.approve(2)
+    assert one.answers[2].status == 200
 
 
 def test_an_answer_is_never_written_twice():

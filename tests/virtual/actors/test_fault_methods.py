@@ -86,6 +86,7 @@ async def test_what_was_never_done_fails_only_after_the_lag(autojump_clock, worl
     assert looked_up[0] < sent_s + 10, "the first look-up came before the lag had passed"
     final, replayed = await world.open("pm_card_timeout_before_charge", key="k")
     assert (final.status, final.code, replayed) == (502, "gateway_failed", True)
+    assert [told for _, _, told in world.telemetry.outcomes] == ["unknown", "failed"]
 
 
 @pytest.mark.trio

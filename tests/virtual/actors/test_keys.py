@@ -127,6 +127,22 @@ async def test_a_reference_is_unique(autojump_clock, world):
     again, replayed = await world.open(reference="order-1", key="k")
     assert (again.body, replayed) == (answer.body, True)
     assert len(world.gateway.asked) == 1
+    assert world.telemetry.lines == [], "it is an answer, and nothing that is broken"
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("method", "status"), [("pm_card_unreachable", "failed"), ("pm_card_declined", "declined")]
+)
+async def test_the_next_attempt_may_have_the_reference_of_one_that_came_to_nothing(
+    autojump_clock, world, method, status
+):
+    await world.open(method, reference="order-1")
+    answer, _ = await world.open(reference="order-1")
+    assert answer.status == 201
+    third, _ = await world.open(reference="order-1")
+    assert (third.status, third.code) == (422, "reference_taken")
+    assert [p.status for p in world.payments()] == [status, "authorized"]
 
 
 @pytest.mark.trio

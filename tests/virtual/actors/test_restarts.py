@@ -21,13 +21,13 @@ class Steps(trio.abc.Instrument):
             self.then()
 
 
-async def ask_for_a_life(world, method, purchase, key):
+async def ask_for_a_life(world, method, purchase, key, **more):
     """Ask; the engine may end before it answers."""
     answers = []
     async with trio.open_nursery() as nursery:
 
         async def ask():
-            answers.append((await world.open(method, purchase=purchase, key=key))[0])
+            answers.append((await world.open(method, purchase=purchase, key=key, **more))[0])
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(ask)
@@ -180,6 +180,22 @@ async def test_what_was_never_sent_is_abandoned_and_its_key_runs_again(autojump_
         answer, replayed = await world.open(key="k")
         assert (answer.status, replayed) == (201, False)
         assert len(world.payments()) == 2
+
+
+@pytest.mark.trio
+async def test_what_was_abandoned_gives_its_reference_up(autojump_clock, tmp_path):
+    async with a_world(tmp_path, autojump_clock) as world:
+        await world.start()
+        world.points.clear()
+        world.kill_at = 2
+        await ask_for_a_life(world, "pm_card_visa", False, "k", reference="order-1")
+        world.kill_at = None
+        await world.stop()
+        await world.start()
+        await settle(world)
+        answer, replayed = await world.open(key="k", reference="order-1")
+        assert (answer.status, replayed) == (201, False)
+        assert [p.status for p in world.payments()] == ["failed", "authorized"]
 
 
 @pytest.mark.trio

@@ -15,6 +15,7 @@ from engine.domain.news import (
 from engine.gateways.signatures import secret_key
 from engine.gateways.simulator_config import DEVELOPMENT_SECRET
 from engine.gateways.simulator_webhooks import write_webhook
+from engine.ports import PaymentFilter
 from tests.virtual.actors.rig import a_world, body
 
 KEYS = (secret_key(DEVELOPMENT_SECRET),)
@@ -164,6 +165,20 @@ class TestLateSuccess:
         assert world.status(payment_id) == "failed"
         assert world.charges(f"{payment_id}.2") == 1
         assert not world.payment(payment_id).is_open
+
+    @pytest.mark.trio
+    async def test_the_reference_stays_with_the_payment_that_took_it(self, autojump_clock, world):
+        failed, news = await self.late(world, reference="order-1")
+        world.gateway.answer = lambda call: None
+        paid = await world.authorized(purchase=True, reference="order-1")
+        await send(world, "evt_1", op_id(failed, 1), news)
+        await world.until(lambda: "payment.late_success_reversed" in world.events())
+        assert [world.status(failed), world.status(paid)] == ["failed", "captured"]
+        assert world.charges(f"{failed}.2") == 1, "what came too late was refunded"
+        assert not [line for line in world.telemetry.lines if "refused" in line[0]]
+        wanted = PaymentFilter("m_a", False, reference="order-1")
+        found = await world.ledger.list_payments(wanted)
+        assert {payment.id for payment in found} == {paid, failed}
 
     @pytest.mark.trio
     async def test_the_refund_is_tried_again_after_5_15_and_30_minutes(self, autojump_clock, world):
