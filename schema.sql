@@ -414,6 +414,9 @@ CREATE TYPE inbox_input AS (
     gateway text, event_id text, received_ms bigint, headers bytea, raw bytea
 );
 
+-- `dead_letter` is the letter that is closed along with it.
+CREATE TYPE inbox_reopened_input AS (gateway text, event_id text, dead_letter text);
+
 CREATE TYPE inbox_done_input AS (gateway text, event_id text, outcome text);
 
 CREATE TYPE dead_letter_input AS (
@@ -453,6 +456,7 @@ CREATE FUNCTION append_batch(
     in_timers_cleared timer_input [],
     in_timers_set timer_input [],
     in_inbox inbox_input [],
+    in_inbox_reopened inbox_reopened_input [],
     in_inbox_done inbox_done_input [],
     in_dead_letters dead_letter_input [],
     in_dead_letters_done text []
@@ -648,6 +652,14 @@ BEGIN
         INSERT INTO webhook_inbox (gateway, event_id, received_ms, headers, raw)
         SELECT w.* FROM unnest(in_inbox) w
         ON CONFLICT DO NOTHING;
+    END IF;
+
+    IF in_inbox_reopened IS NOT NULL THEN
+        -- A letter that has been closed reopens nothing: what became of its webhook stands.
+        UPDATE webhook_inbox w SET outcome = NULL, done_ms = NULL
+        FROM unnest(in_inbox_reopened) r
+        JOIN dead_letters d ON d.id = r.dead_letter AND d.done_ms IS NULL
+        WHERE w.gateway = r.gateway AND w.event_id = r.event_id;
     END IF;
 
     IF in_inbox_done IS NOT NULL THEN

@@ -4,7 +4,7 @@
 -- name: append_batch
 SELECT append_batch(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-    $21, $22, $23, $24, $25, $26, $27
+    $21, $22, $23, $24, $25, $26, $27, $28
 )
 
 -- name: head
@@ -212,6 +212,11 @@ FROM dead_letters
 WHERE done_ms IS NULL AND id < coalesce($1, '~')
 ORDER BY id DESC
 LIMIT $2
+
+-- name: dead_letter
+SELECT id, kind, subject, reason, body, created_ms
+FROM dead_letters
+WHERE id = $1 AND done_ms IS NULL
 
 -- name: migrations_table
 CREATE TABLE IF NOT EXISTS migrations (

@@ -174,6 +174,7 @@ class Writer:
             rows.timers_cleared or None,
             rows.timers_set or None,
             rows.inbox or None,
+            rows.inbox_reopened or None,
             rows.inbox_done or None,
             rows.dead_letters or None,
             rows.dead_letters_done or None,
