@@ -140,6 +140,13 @@ class NewsParked(msgspec.Struct, frozen=True, tag=True, gc=False):
     inbox: InboxRef
 
 
+class NewsCrashed(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The news crashed its shard each time it was handed out, and was taken away from it."""
+
+    inbox: InboxRef
+    reason: str
+
+
 class Redispatch(msgspec.Struct, frozen=True, tag=True, gc=False):
     """A webhook that was given up is to be tried again."""
 
@@ -171,5 +178,5 @@ ToShard = Request | Committed | WriteRefused | Heard | TimerDue | PaymentLoaded 
 ToWriter = Write | Barrier
 ToReader = LoadPayment
 ToGateway = Perform
-ToWebhooks = WebhookReceived | NewsParked | Redispatch | Committed | WriteRefused
+ToWebhooks = WebhookReceived | NewsParked | NewsCrashed | Redispatch | Committed | WriteRefused
 ToTimers = Scheduled

@@ -287,6 +287,10 @@ class LedgerReader(Protocol):
         """Dead letters that nobody has dealt with, newest first. At most `limit + 1`."""
         ...
 
+    async def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        """A dead letter that nobody has dealt with."""
+        ...
+
 
 # --- gateways -------------------------------------------------------------------------------
 

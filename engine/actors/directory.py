@@ -26,6 +26,8 @@ class Directory:
         self.gateways: dict[str, Mailbox[Any]] = {}
         self.shard_names = [f"shard-{n}" for n in range(shards)]
         self.shard_trouble: list[str | None] = ["starting"] * shards
+        # How often each has crashed: who sent it something can tell that it may have been lost.
+        self.shard_crashes = [0] * shards
         self.ledger_trouble: str | None = "starting"
         self.fenced: Fenced | None = None
         self.was_fenced = anyio.Event()

@@ -33,19 +33,15 @@ from engine.actors.timers import TimersActor
 from engine.actors.webhook import NAME as WEBHOOKS
 from engine.actors.webhook import WebhookActor
 from engine.domain.entry import DeadLetter as Letter
-from engine.domain.entry import Entry, InboxRef, InboxRow
+from engine.domain.entry import Entry, InboxRow
 from engine.domain.ids import is_id
 from engine.domain.refusals import Refusal
 from engine.domain.representation import refusal_answer
-from engine.messages import Heard, Redispatch, Reply, Request, TimerDue, Write
+from engine.messages import Heard, NewsCrashed, Redispatch, Reply, Request, TimerDue, Write
 from engine.ports import Breaker, Clock, Event, Gateway, Ids, LedgerReader, LedgerWriter, Telemetry
 from engine.supervisor.mailbox import DeadLetter, Mailbox
 from engine.supervisor.parking import ParkingSupervisor
-from engine.supervisor.reports import (
-    ChildStarted,
-    ChildStopped,
-    SupervisionEvent,
-)
+from engine.supervisor.reports import ChildEnded, ChildStarted, ChildStopped, SupervisionEvent
 from engine.supervisor.spec import Backoff, ChildSpec, SupervisorSpec
 from engine.supervisor.supervisor import Supervisor
 
@@ -175,7 +171,12 @@ class ActorSystem:
         )
         if actor == "ledger-writer":
             return
-        inbox = message.inbox if isinstance(message, Heard) else None
+        if isinstance(message, Heard) and message.inbox is not None:
+            # Its inbox row ends with its letter, or it would be sent again for ever.
+            self.directory.mailboxes[WEBHOOKS].put_reserved_nowait(
+                NewsCrashed(message.inbox, letter.reason[:400])
+            )
+            return
         self.directory.mailboxes["ledger-writer"].put_reserved_nowait(
             Write(
                 "nobody",
@@ -190,8 +191,6 @@ class ActorSystem:
                         body=b"{}",
                         created_ms=self._clock.now_ms(),
                     ),
-                    # A webhook that crashes its payment's shard is not to be sent there again.
-                    inbox_done=inbox and InboxRef(inbox.gateway, inbox.event_id, "parked"),
                 ),
             )
         )
@@ -267,19 +266,24 @@ class ActorSystem:
     def _on_event(self, event: SupervisionEvent) -> None:
         if isinstance(event, ChildStarted | ChildStopped):
             return
+        if isinstance(event, ChildEnded) and event.child_id in self.directory.shard_names:
+            self.directory.shard_crashes[self.directory.shard_names.index(event.child_id)] += 1
         self._telemetry.warn("supervision", kind=type(event).__name__, detail=repr(event)[:500])
 
     async def retry_dead_letter(self, letter_id: str) -> bool:
-        """Take a dead letter off the queue and try its work again. False: there is none."""
-        letters = await self._reader.dead_letters(before=None, limit=1_000)
-        letter = next((found for found in letters if found.id == letter_id), None)
+        """Take a dead letter off the queue and try its work again. False: there is none.
+
+        A webhook is open again in the inbox as of the commit that closes its letter, so it is not
+        lost where its shard cannot take it now.
+        """
+        letter = await self._reader.dead_letter(letter_id)
         if letter is None:
             return False
+        row = msgspec.json.decode(letter.body, type=InboxRow) if letter.kind == "webhook" else None
         self.directory.mailboxes["ledger-writer"].put_reserved_nowait(
-            Write("nobody", 0, 0, Entry(dead_letter_done=letter_id))
+            Write("nobody", 0, 0, Entry(inbox=row, dead_letter_done=letter_id))
         )
-        if letter.kind == "webhook":
-            row = msgspec.json.decode(letter.body, type=InboxRow)
+        if row is not None:
             self.directory.mailboxes[WEBHOOKS].put_reserved_nowait(Redispatch(row))
         elif is_id("pay_", letter.subject):
             self.look_up_now(letter.subject)

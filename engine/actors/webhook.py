@@ -1,7 +1,9 @@
 """Inbound webhooks: stored raw, answered when durable, and only then processed.
 
 A webhook that names something that is not there yet (it can be faster than our own commit) stays
-in the inbox and is tried again; one that finds nothing for an hour is a dead letter.
+in the inbox and is tried again; one that finds nothing for an hour is a dead letter. So is one that
+crashes its shard. Nothing is given up for its age alone: a shard that is out of service, or an
+engine that was down, has not tried it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from engine.failpoints import failpoint
 from engine.messages import (
     Committed,
     Heard,
+    NewsCrashed,
     NewsParked,
     Redispatch,
     Reply,
@@ -41,15 +44,38 @@ from engine.supervisor.mailbox import Mailbox
 
 NAME = "webhooks"
 PAGE = 500
+CRASHES_MAX = 3
+SEND_AGAIN_S = 30.0
 RECEIVED = Answer(200, b'{"received":true}', final=False)
 
 
 class WebhookStatistics(msgspec.Struct, frozen=True):
-    """The webhook actor at this moment."""
+    """The webhook actor at this moment. `watched`: webhooks it knows to be on their way."""
 
     storing: int
     dispatched: int
     parked: int
+    watched: int
+
+
+class _Watched:
+    """What this life of the actor knows of a webhook that was sent to its shard, or came back."""
+
+    __slots__ = (
+        "closing", "crashed", "crashes", "parked_s", "parked_since_s", "reading", "sent_s", "shard",
+        "shard_crashes",
+    )  # fmt: skip
+
+    def __init__(self, reading: int) -> None:
+        self.reading = reading  # the last reading of the inbox that found it
+        self.sent_s: float | None = None  # when it was sent; None: it is not with its shard
+        self.shard = 0
+        self.shard_crashes = 0  # how often its shard had crashed by then
+        self.crashes = 0
+        self.crashed: str | None = None  # it was taken away from its shard, which it crashes
+        self.parked_since_s: float | None = None
+        self.parked_s = 0.0
+        self.closing = False  # it was given up, and that is on its way to the ledger
 
 
 class WebhookActor:
@@ -79,17 +105,25 @@ class WebhookActor:
         self._storing: dict[int, WebhookReceived] = {}
         self._dispatched = 0
         self._parked = 0
+        self._watched: dict[tuple[str, str], _Watched] = {}
+        self._closing: dict[int, tuple[str, str]] = {}
+        self._reading = 0
         # Where the next reading goes on; what cannot be dealt with must not hide what came later.
         self._after: InboxRow | None = None
 
     def statistics(self) -> WebhookStatistics:
         """The actor at this moment."""
-        return WebhookStatistics(len(self._storing), self._dispatched, self._parked)
+        return WebhookStatistics(
+            len(self._storing), self._dispatched, self._parked, len(self._watched)
+        )
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Handle webhooks until cancelled."""
         self._incarnation += 1
         self._storing.clear()
+        self._watched.clear()
+        self._closing.clear()
+        self._after = None
         reader = self._mailbox.attach()
         task_status.started()
         again_at = anyio.current_time()
@@ -107,20 +141,43 @@ class WebhookActor:
             self._storing[self._write(Entry(inbox=message.row))] = message
         elif isinstance(message, NewsParked):
             self._parked += 1
+            self._came_back(self._watch(message.inbox))
+        elif isinstance(message, NewsCrashed):
+            watched = self._watch(message.inbox)
+            watched.sent_s, watched.crashed = None, message.reason
         elif isinstance(message, Redispatch):
+            self._watched.pop((message.row.gateway, message.row.event_id), None)
             self._dispatch(message.row)
         elif message.incarnation == self._incarnation:
-            tokens = message.tokens if isinstance(message, Committed) else (message.token,)
-            for token in tokens:
-                received = self._storing.pop(token, None)
-                if received is None:
-                    continue
-                if isinstance(message, WriteRefused):
-                    self._telemetry.error("webhook_not_stored", reason=message.reason)
-                    continue
+            self._settled(message)
+
+    def _settled(self, message: Committed | WriteRefused) -> None:
+        tokens = message.tokens if isinstance(message, Committed) else (message.token,)
+        for token in tokens:
+            given_up = self._watched.get(self._closing.pop(token, ("", "")))
+            received = self._storing.pop(token, None)
+            if isinstance(message, WriteRefused):
+                self._telemetry.error("webhook_not_stored", reason=message.reason)
+                if given_up is not None:
+                    given_up.closing = False
+            elif received is not None:
                 failpoint("webhook_stored")
                 self._directory.reply(Reply(received.request_id, RECEIVED))
                 self._dispatch(received.row)
+
+    def _watch(self, row: InboxRow | InboxRef) -> _Watched:
+        key = (row.gateway, row.event_id)
+        watched = self._watched.get(key)
+        if watched is None:
+            watched = self._watched[key] = _Watched(self._reading)
+        return watched
+
+    @staticmethod
+    def _came_back(watched: _Watched) -> None:
+        watched.sent_s, watched.crashes = None, 0
+        watched.parked_s = anyio.current_time()
+        if watched.parked_since_s is None:
+            watched.parked_since_s = watched.parked_s
 
     def _write(self, entry: Entry) -> int:
         self._token += 1
@@ -150,6 +207,10 @@ class WebhookActor:
         if self._directory.trouble_of(payment_id) is not None:
             # Its shard is parked or starting: the webhook stays in the inbox until the next pass.
             return
+        watched = self._watch(row)
+        watched.sent_s = anyio.current_time()
+        watched.shard = self._directory.shard_index(payment_id)
+        watched.shard_crashes = self._directory.shard_crashes[watched.shard]
         self._directory.shard_of(payment_id).put_reserved_nowait(
             Heard(payment_id, op, event.news, "webhook", self._clock.now_ms(), ref)
         )
@@ -165,26 +226,63 @@ class WebhookActor:
             self._telemetry.warn("inbox_not_read", reason=str(trouble))
             return
         self._after = rows[-1] if len(rows) == PAGE else None
-        now_ms = self._clock.now_ms()
-        is_first = self._dispatched == 0
+        storing = {(m.row.gateway, m.row.event_id) for m in self._storing.values()}
+        suspects: set[int] = set()
         for row in rows:
-            age_ms = now_ms - row.received_ms
-            if age_ms > self._settings.inbox_give_up_ms:
-                self._give_up(row, now_ms)
-            elif age_ms > self._settings.inbox_retry_ms or is_first:
-                self._dispatch(row)
+            if (row.gateway, row.event_id) not in storing:
+                self._go_on_with(row, suspects)
+        if self._after is None:
+            # What a whole reading did not find has been dealt with.
+            gone = [key for key, it in self._watched.items() if it.reading < self._reading]
+            for key in gone:
+                del self._watched[key]
+            self._reading += 1
 
-    def _give_up(self, row: InboxRow, now_ms: int) -> None:
-        self._write(
+    def _go_on_with(self, row: InboxRow, suspects: set[int]) -> None:
+        """Send a webhook, or send it again, or give it up for a reason that was seen.
+
+        A webhook that was with its shard when that crashed is a suspect. Suspects are sent one at a
+        time to a shard, so that the innocent ones among them are soon dealt with.
+        """
+        watched = self._watch(row)
+        watched.reading = self._reading
+        if watched.closing:
+            return
+        if watched.sent_s is not None:
+            if self._directory.shard_crashes[watched.shard] != watched.shard_crashes:
+                watched.crashes += 1
+                watched.sent_s = None
+            elif anyio.current_time() - watched.sent_s < SEND_AGAIN_S:
+                return
+        patience_s = self._settings.inbox_give_up_ms / 1000
+        since_s = watched.parked_since_s
+        if watched.crashed is not None:
+            self._give_up(row, watched, f"it crashes its shard: {watched.crashed}")
+        elif watched.crashes >= CRASHES_MAX:
+            self._give_up(
+                row, watched, f"its shard crashed {watched.crashes} times while it had it"
+            )
+        elif since_s is not None and watched.parked_s - since_s > patience_s:
+            self._give_up(row, watched, "it names a payment that is not known here")
+        elif not watched.crashes:
+            self._dispatch(row)
+        elif watched.shard not in suspects:
+            suspects.add(watched.shard)
+            self._dispatch(row)
+
+    def _give_up(self, row: InboxRow, watched: _Watched, reason: str) -> None:
+        watched.closing = True
+        token = self._write(
             Entry(
                 inbox_done=InboxRef(row.gateway, row.event_id, "unmatched"),
                 dead_letter=DeadLetter(
                     id=self._ids.new("dl"),
                     kind="webhook",
                     subject=f"{row.gateway}:{row.event_id}",
-                    reason="it names a payment that is not known here",
+                    reason=reason,
                     body=msgspec.json.encode(row),
-                    created_ms=now_ms,
+                    created_ms=self._clock.now_ms(),
                 ),
             )
         )
+        self._closing[token] = (row.gateway, row.event_id)

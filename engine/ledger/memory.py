@@ -319,15 +319,23 @@ class MemoryLedger:
             if not done and (before is None or row[0] < before)
         ]
         rows.sort(key=lambda row: str(row[0]), reverse=True)
-        return [
-            DeadLetter(row[0], row[1], row[2], row[3], row[5], row[4]) for row in rows[: limit + 1]
-        ]
+        return [_letter(row) for row in rows[: limit + 1]]
+
+    async def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        """A dead letter that nobody has dealt with."""
+        await self._reading()
+        row, done = self.store.dead_letters.get(letter_id, ((), True))
+        return None if done else _letter(row)
 
     async def _reading(self) -> None:
         if self.faults.read_delay_s:
             await anyio.sleep(self.faults.read_delay_s)
         if self.faults.down:
             raise LedgerUnavailable("the database does not answer")
+
+
+def _letter(row: Row) -> DeadLetter:
+    return DeadLetter(row[0], row[1], row[2], row[3], row[5], row[4])
 
 
 def _event(row: Row) -> StoredEvent:

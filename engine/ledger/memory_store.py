@@ -253,6 +253,10 @@ class MemoryStore:
             self.timers[timer] = None
         for row in rows.inbox:
             self.inbox.setdefault((row[0], row[1]), (row, None))
+        for gateway, event_id, letter_id in rows.inbox_reopened:
+            _letter, closed = self.dead_letters.get(letter_id, ((), True))
+            if not closed:
+                self.inbox[gateway, event_id] = (self.inbox[gateway, event_id][0], None)
         for gateway, event_id, outcome in rows.inbox_done:
             stored = self.inbox.get((gateway, event_id))
             if stored is not None and stored[1] is None:
@@ -279,7 +283,7 @@ def _check_rows(rows: Rows) -> None:
     for table in (
         rows.accounts, rows.balances, rows.transfers, rows.payments, rows.payment_changes,
         rows.claims, rows.answers, rows.released, rows.events, rows.refunds, rows.timeline,
-        rows.timers_set, rows.inbox, rows.inbox_done, rows.dead_letters,
+        rows.timers_set, rows.inbox, rows.inbox_reopened, rows.inbox_done, rows.dead_letters,
     ):  # fmt: skip
         for row in table:
             _check_values(row)

@@ -223,6 +223,11 @@ WHERE done_ms IS NULL AND id < coalesce($1, '~')
 ORDER BY id DESC
 LIMIT $2
 
+-- name: dead_letter
+SELECT id, kind, subject, reason, body, created_ms
+FROM dead_letters
+WHERE id = $1 AND done_ms IS NULL
+
 -- name: migrations_table
 CREATE TABLE IF NOT EXISTS migrations (
     number integer NOT NULL,

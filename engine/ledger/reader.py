@@ -198,6 +198,11 @@ class Reader:
         rows = await self._connections.fetch("dead_letters", before, limit + 1)
         return [DeadLetter(*row) for row in rows]
 
+    async def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        """A dead letter that nobody has dealt with."""
+        row = await self._connections.fetchrow("dead_letter", letter_id)
+        return None if row is None else DeadLetter(*row)
+
     async def _transfers(self, ids: list[int], payment_id: str | None) -> list[TransferRow]:
         rows = await self._connections.fetch("transfers", ids, payment_id)
         return [TransferRow(*row) for row in rows]

@@ -54,6 +54,7 @@ class Rows:
         "events",
         "inbox",
         "inbox_done",
+        "inbox_reopened",
         "opened",
         "payment_changes",
         "payments",
@@ -83,6 +84,7 @@ class Rows:
         self.timers_cleared: list[Row] = []
         self.timers_set: list[Row] = []
         self.inbox: list[Row] = []
+        self.inbox_reopened: list[Row] = []
         self.inbox_done: list[Row] = []
         self.dead_letters: list[Row] = []
         self.dead_letters_done: list[str] = []
@@ -174,6 +176,10 @@ def _add_rare(rows: Rows, entry: Entry) -> None:
     if inbox is not None:
         headers = _encode(inbox.headers)
         rows.inbox.append((inbox.gateway, inbox.event_id, inbox.received_ms, headers, inbox.raw))
+        letter_id = entry.dead_letter_done
+        if letter_id is not None:
+            # A webhook that is stored along with the end of its letter is to be tried anew.
+            rows.inbox_reopened.append((inbox.gateway, inbox.event_id, letter_id))
     done = entry.inbox_done
     if done is not None:
         rows.inbox_done.append((done.gateway, done.event_id, done.outcome))

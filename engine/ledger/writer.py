@@ -237,6 +237,7 @@ class Writer:
             pack("timer_input", types["timer_input"], rows.timers_cleared),
             pack("timer_input", types["timer_input"], rows.timers_set),
             rows.inbox or None,
+            rows.inbox_reopened or None,
             rows.inbox_done or None,
             rows.dead_letters or None,
             rows.dead_letters_done or None,

@@ -644,6 +644,39 @@ class LedgerContract:
         await ledger.commit(make.batch(Entry(dead_letter_done="dl_2")))
         assert await ledger.dead_letters(before=None, limit=1) == [letters[3], letters[1]]
         assert await ledger.dead_letters(before="dl_1", limit=9) == [letters[0]]
+        assert await ledger.dead_letter("dl_1") == letters[1]
+        assert await ledger.dead_letter("dl_2") is None
+        assert await ledger.dead_letter("dl_9") is None
+
+    async def test_a_webhook_is_open_again_in_the_commit_that_closes_its_letter(
+        self, bench: Bench, make: Maker
+    ) -> None:
+        ledger = await bench.open()
+        row = InboxRow("stripe", "e1", NOW, {"a": "b"}, b"raw")
+        letter = DeadLetter("dl_1", "webhook", "stripe:e1", "why", b"{}", NOW)
+        given_up = Entry(inbox_done=InboxRef("stripe", "e1", "unmatched"), dead_letter=letter)
+        await ledger.commit(make.batch(Entry(inbox=row), given_up))
+        assert await ledger.inbox_open(9) == []
+        tried_again = Entry(inbox=row, dead_letter_done="dl_1")
+        await ledger.commit(make.batch(tried_again))
+        assert await ledger.inbox_open(9) == [row]
+        assert await ledger.dead_letter("dl_1") is None
+        applied = Entry(inbox_done=InboxRef("stripe", "e1", "applied"))
+        await ledger.commit(make.batch(applied))
+        await ledger.commit(make.batch(tried_again, Entry(inbox=row, dead_letter_done="dl_9")))
+        assert await ledger.inbox_open(9) == [], "it is a letter that reopens it, once"
+
+    async def test_a_webhook_can_be_opened_again_and_dealt_with_in_one_batch(
+        self, bench: Bench, make: Maker
+    ) -> None:
+        ledger = await bench.open()
+        row = InboxRow("stripe", "e1", NOW, {}, b"raw")
+        done = InboxRef("stripe", "e1", "applied")
+        letter = DeadLetter("dl_1", "webhook", "stripe:e1", "why", b"{}", NOW)
+        await ledger.commit(make.batch(Entry(inbox=row), Entry(dead_letter=letter)))
+        tried_again = Entry(inbox=row, dead_letter_done="dl_1")
+        await ledger.commit(make.batch(tried_again, Entry(inbox_done=done)))
+        assert await ledger.inbox_open(9) == []
 
     # --- what can't be stored -------------------------------------------------------------
 

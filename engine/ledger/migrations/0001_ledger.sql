@@ -385,14 +385,17 @@ CREATE TYPE inbox_input AS (
     gateway text, event_id text, received_ms bigint, headers bytea, raw bytea
 );
 
+-- `dead_letter` is the letter that is closed along with it.
+CREATE TYPE inbox_reopened_input AS (gateway text, event_id text, dead_letter text);
+
 CREATE TYPE inbox_done_input AS (gateway text, event_id text, outcome text);
 
 CREATE TYPE dead_letter_input AS (
     id text, kind text, subject text, reason text, created_ms bigint, body bytea
 );
 
--- Some arrays have names of their own: the engine packs these itself (engine/ledger/packing.py), and
--- its driver takes ready-made bytes for a domain, not for an array.
+-- Some arrays have names of their own: the engine packs these itself (engine/ledger/packing.py),
+-- and its driver takes ready-made bytes for a domain, not for an array.
 CREATE DOMAIN balance_inputs AS balance_input [];
 CREATE DOMAIN transfer_inputs AS transfer_input [];
 CREATE DOMAIN timeline_inputs AS timeline_input [];
@@ -419,8 +422,8 @@ $$;
 
 -- Applies one group commit whole, in one statement and one round trip. An argument that is null
 -- has no rows. Of many transfers only the number is given; they follow by COPY, in the same
--- transaction, and so does the check of their second phases. Returns true; or false where this very batch had been applied before, by a try
--- whose answer was lost. Its own errors:
+-- transaction, and so does the check of their second phases. Returns true; or false where this very
+-- batch had been applied before, by a try whose answer was lost. Its own errors:
 --   PE001  another engine has taken over
 --   PE002  idempotency keys are taken; the detail is a JSON array of [merchant, mode, key]
 --   PE003  a payment does not have the version that was expected
@@ -452,6 +455,7 @@ CREATE FUNCTION append_batch(
     in_timers_cleared timer_inputs,
     in_timers_set timer_inputs,
     in_inbox inbox_input [],
+    in_inbox_reopened inbox_reopened_input [],
     in_inbox_done inbox_done_input [],
     in_dead_letters dead_letter_input [],
     in_dead_letters_done text []
@@ -645,6 +649,14 @@ BEGIN
         INSERT INTO webhook_inbox (gateway, event_id, received_ms, headers, raw)
         SELECT w.* FROM unnest(in_inbox) w
         ON CONFLICT DO NOTHING;
+    END IF;
+
+    IF in_inbox_reopened IS NOT NULL THEN
+        -- A letter that has been closed reopens nothing: what became of its webhook stands.
+        UPDATE webhook_inbox w SET outcome = NULL, done_ms = NULL
+        FROM unnest(in_inbox_reopened) r
+        JOIN dead_letters d ON d.id = r.dead_letter AND d.done_ms IS NULL
+        WHERE w.gateway = r.gateway AND w.event_id = r.event_id;
     END IF;
 
     IF in_inbox_done IS NOT NULL THEN

@@ -99,7 +99,7 @@ async def test_a_webhook_that_crashes_its_shard_from_the_line_is_parked(
     await world.skip(120)
     assert len(crashes) == 2
     assert "RuntimeError: poison" in world.letters()[0]
-    assert outcome(world, "evt_1") == "parked"
+    assert outcome(world, "evt_1") == "unmatched"
     assert world.system.not_ready_because() == []
 
 

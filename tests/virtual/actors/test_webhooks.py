@@ -113,6 +113,7 @@ async def test_one_about_an_operation_that_is_not_there_yet_is_tried_again(autoj
 async def test_one_about_nothing_we_know_is_a_dead_letter_after_an_hour(autojump_clock, world):
     stranger = world.ids.payment(None)
     assert (await send(world, "evt_1", op_id(stranger, 1), Declined("x", "y"))).status == 200
+    await trio.sleep(1)
     await world.skip(3_500)
     assert outcome(world, "evt_1") is None
     await world.skip(120)
