@@ -72,8 +72,8 @@ def fee_schedules(settings: Settings) -> dict[str, FeeSchedule]:
     schedules: dict[str, FeeSchedule] = {}
     for merchant in merchants:
         rules = [
-            _fee_rule(fee, settings.file)
-            for fee in settings.fees
+            _fee_rule(fee, f"{settings.file}: [[fees]] number {number}")
+            for number, fee in enumerate(settings.fees, 1)
             if fee.merchant in (None, merchant)
         ]
         schedule = fee_schedule(rules)
@@ -84,11 +84,13 @@ def fee_schedules(settings: Settings) -> dict[str, FeeSchedule]:
     return schedules
 
 
-def _fee_rule(fee: FeeSetting, file: str) -> FeeRule:
+def _fee_rule(fee: FeeSetting, where: str) -> FeeRule:
     try:
         valid_from = date.fromisoformat(fee.valid_from)
     except ValueError:
-        raise SettingsRefused(f"{file}: fees: valid_from {fee.valid_from!r} is no date.") from None
+        raise SettingsRefused(
+            f"{where}: `valid_from` must be a date like 2026-01-31, not {fee.valid_from!r}."
+        ) from None
     values = {
         name: value
         for name, value in msgspec.structs.asdict(fee).items()
