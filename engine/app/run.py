@@ -231,7 +231,7 @@ Payment engine is ready.
 
 Authorise a payment:
 
-  curl -s {address}/v1/payments/authorize \\
+  curl -s -w '\\n' {address}/v1/payments/authorize \\
     -H 'Authorization: Bearer {DEV_KEY}' \\
     -H "Idempotency-Key: $(date +%s%N)" \\
     -H 'Content-Type: application/json' \\
