@@ -46,6 +46,7 @@ from engine.ledger.verify_report import Report
 from engine.ports import Breaker, Gateway
 
 SIMULATOR = "simulator"
+STANDING_BY = "standing by"
 
 # The simulator is there to fail on demand, and a handful of rehearsed faults is no outage.
 SIMULATOR_BREAKER = BreakerSettings(consecutive_failures=40)
@@ -187,8 +188,13 @@ class Engine:
         )
         telemetry.metrics.watch(self.statistics)
         self.standing_by: str | None = "starting"
+        self.system.directory.is_standing_by = self.is_standing_by
         self.stopping = False
         self.http_statistics: Callable[[], HttpStatistics] | None = None
+
+    def is_standing_by(self) -> bool:
+        """Whether another engine has the database, and this one waits for its end."""
+        return self.standing_by is not None and self.standing_by.startswith(STANDING_BY)
 
     def not_ready_because(self) -> list[str]:
         """Why no work is taken; empty when it is."""
