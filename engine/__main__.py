@@ -62,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = command("verify", _verify, "Prove the books; exit status 0 when everything holds.")
     data_dir(verify)
+    verify.add_argument(
+        "--books",
+        metavar="FOLDER",
+        help="compare with the books of a simulator that runs by itself: its --data folder",
+    )
     verify.add_argument("--json", action="store_true", help="the report as JSON")
 
     simulator = command(
@@ -140,7 +145,13 @@ def _migrate(chosen: argparse.Namespace, settings: Settings) -> int:
 def _verify(chosen: argparse.Namespace, settings: Settings) -> int:
     from engine.app.commands import verify
 
-    return verify(settings, _fail, as_json=chosen.json, now_ms=time.time_ns() // 1_000_000)
+    return verify(
+        settings,
+        _fail,
+        as_json=chosen.json,
+        now_ms=time.time_ns() // 1_000_000,
+        books_folder=chosen.books,
+    )
 
 
 def _rates(given: list[str]) -> dict[str, float]:

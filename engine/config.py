@@ -1,11 +1,13 @@
 """Settings: one Struct, read from a TOML file and `ENGINE_*` variables.
 
 A variable wins over the file, the file over the default. What is wrong is refused before anything
-starts, with the name of the source it came from. This module knows nothing of the engine.
+starts, with the name of the source it came from and what is allowed. This module knows nothing of
+the engine.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +27,7 @@ class SettingsRefused(Exception):
 class ApiKeySetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One API key. `sha256` is the hex digest of the whole key; the key itself is never stored.
 
-    Make one with: `printf %s "$KEY" | sha256sum`.
+    Make one with: `printf %s "$KEY" | sha256sum | cut -d' ' -f1`.
     """
 
     sha256: str
@@ -115,21 +117,30 @@ def load_settings(
 ) -> Settings:
     """Read the settings; `flags` are what the command line gave. Raises SettingsRefused."""
     values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     if file is not None:
-        values = {**_from_file(file), "file": str(file)}
+        values = _from_file(file)
+        sources = {name: f"{file}: `{name}`" for name in values}
+        values["file"] = str(file)
     for name in sorted(environ):
         if name in _VARIABLES:
             field, kind = _VARIABLES[name]
             values[field] = _from_variable(name, environ[name], kind)
+            sources[field] = name
         elif name.startswith("ENGINE_") and name not in _NOT_SETTINGS:
             known = ", ".join(sorted(_VARIABLES))
             raise SettingsRefused(f"{name}: there is no such setting. Known are {known}.")
-    values.update({name: value for name, value in (flags or {}).items() if value is not None})
+    for name, value in (flags or {}).items():
+        if value is not None:
+            values[name] = value
+            sources[name] = _FLAGS.get(name, f"--{name}")
     try:
         settings = msgspec.convert(values, Settings)
     except msgspec.ValidationError as wrong:
-        raise SettingsRefused(f"command line: {wrong}") from None
-    _check(settings)
+        raise SettingsRefused(f"command line: {_explained(str(wrong))}") from None
+    _check_ranges(settings, sources)
+    for number, key in enumerate(settings.api_keys, 1):
+        _check_api_key(key, f"{settings.file}: [[api_keys]] number {number}")
     return settings
 
 
@@ -141,8 +152,14 @@ def _from_file(file: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(raw.decode())
         msgspec.convert(values, Settings)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as wrong:
-        raise SettingsRefused(f"{file}: {wrong}") from None
+    except UnicodeDecodeError as wrong:
+        raise SettingsRefused(f"{file}: it must be UTF-8; byte {wrong.start} is not.") from None
+    except tomllib.TOMLDecodeError as wrong:
+        raise SettingsRefused(f"{file}: this is not valid TOML: {wrong}.") from None
+    except msgspec.ValidationError as wrong:
+        raise SettingsRefused(f"{file}: {_explained(str(wrong))}") from None
+    if "file" in values:
+        raise SettingsRefused(f"{file}: {_not_a_setting('', 'file')}")
     return values
 
 
@@ -156,21 +173,109 @@ def _from_variable(name: str, text: str, kind: type) -> Any:
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-def _check(settings: Settings) -> None:
-    """The limits, cross-checked."""
-    problems = {
-        "port": not 0 <= settings.port <= 65_535,
-        "shards": not 1 <= settings.shards <= 64,
-        "credits": not 1 <= settings.credits <= 100_000,
-        "wait_ms": not 1 <= settings.wait_ms <= 600_000,
-        "park_retry_s": not settings.park_retry_s > 0,
-        "connections_max": not 1 <= settings.connections_max <= 1_000_000,
-    }
-    for name, is_wrong in problems.items():
-        if is_wrong:
+_FLAGS = {"data_dir": "--data"}
+"""Settings whose option has another name."""
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "port": (0, 65_535),
+    "shards": (1, 64),
+    "credits": (1, 100_000),
+    "wait_ms": (1, 600_000),
+    "park_retry_s": (0.001, 86_400),
+    "connections_max": (1, 1_000_000),
+}
+"""The lowest and the highest value of a setting."""
+
+_SCOPES = ("merchant", "operator")
+
+
+def _check_ranges(settings: Settings, sources: Mapping[str, str]) -> None:
+    for name, (low, high) in _RANGES.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
             raise SettingsRefused(
-                f"{name} (ENGINE_{name.upper()}): {getattr(settings, name)} is out of range."
+                f"{sources.get(name, name)}: {value} is out of range, allowed is {low} to {high}."
             )
-    for key in settings.api_keys:
-        if len(key.sha256) != 64 or set(key.sha256) - set("0123456789abcdef"):
-            raise SettingsRefused("api_keys: sha256 must be 64 lower-case hexadecimal digits.")
+
+
+def _check_api_key(key: ApiKeySetting, where: str) -> None:
+    """`where` names the file and the entry. What was given is never repeated."""
+    if len(key.sha256) != 64 or set(key.sha256) - set("0123456789abcdef"):
+        raise SettingsRefused(
+            f"{where}: `sha256` must be 64 lower-case hexadecimal digits and nothing else, as "
+            f"printf %s \"$KEY\" | sha256sum | cut -d' ' -f1 prints them."
+        )
+    if not key.scopes or set(key.scopes) - set(_SCOPES):
+        raise SettingsRefused(f"{where}: `scopes` may hold {' and '.join(_SCOPES)}.")
+
+
+# --- what msgspec says, in words of a settings file ---------------------------------------------
+
+_TABLES: dict[str, type[msgspec.Struct]] = {
+    "": Settings,
+    "api_keys": ApiKeySetting,
+    "fees": FeeSetting,
+    "simulator": SimulatorSetting,
+}
+
+_WHERE = re.compile(r" - at `\$([^`]*)`$")
+_STEP = re.compile(r"^\.?(\w+)(?:\[(\d+)\])?")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`$", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`$")
+_TYPE = re.compile(r"Expected `([^`]*)`, got `([^`]*)`$")
+
+_TOML_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text in quotes",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "date": "a date without quotes",
+    "datetime": "a time without quotes",
+}
+
+
+def _explained(message: str) -> str:
+    """What is wrong and what is allowed, in place of the library's words."""
+    found = _WHERE.search(message)
+    path = found[1] if found else ""
+    text = message[: found.start()] if found else message
+    if unknown := _UNKNOWN.match(text):
+        return _not_a_setting(path, unknown[1])
+    if missing := _MISSING.match(text):
+        return f"{_place(path)}: `{missing[1]}` is missing."
+    if wrong := _TYPE.match(text):
+        allowed = " or ".join(
+            _TOML_NAMES.get(kind, kind) for kind in wrong[1].split(" | ") if kind != "null"
+        )
+        return f"{_place(path)} must be {allowed}, not {_TOML_NAMES.get(wrong[2], wrong[2])}."
+    return f"{_place(path)}: {text}." if path else f"{text}."
+
+
+def _not_a_setting(path: str, name: str) -> str:
+    step = _STEP.match(path)
+    table = step[1] if step else ""
+    known = ", ".join(
+        field.name
+        for field in msgspec.structs.fields(_TABLES.get(table, Settings))
+        if table or field.name != "file"
+    )
+    where = "" if step is None else _place(path) if step[2] else f"[{table}]"
+    where = where and f"{where}: "
+    return f"{where}there is no setting `{name}`. Known are {known}."
+
+
+def _place(path: str) -> str:
+    """`.api_keys[0].sha256` as a person finds it: entries of a list count from 1."""
+    step = _STEP.match(path)
+    if step is None:
+        return "the file"
+    rest = path[step.end() :].lstrip(".").replace("[...]", "")
+    if step[2] is not None and _TABLES.get(step[1]) is not None:
+        table = f"[[{step[1]}]] number {int(step[2]) + 1}"
+    elif rest:
+        table = f"[{step[1]}]"
+    else:
+        return f"`{step[1]}`"
+    return f"{table}, `{rest}`" if rest else table

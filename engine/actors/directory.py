@@ -14,6 +14,8 @@ from engine.ports import Fenced
 from engine.supervisor.mailbox import Mailbox
 
 SLOTS = 4096
+STARTING = "starting"
+"""What is in the way of the ledger until its writer runs."""
 
 
 class Directory:
@@ -25,10 +27,11 @@ class Directory:
         self.shards: list[Mailbox[Any]] = []
         self.gateways: dict[str, Mailbox[Any]] = {}
         self.shard_names = [f"shard-{n}" for n in range(shards)]
-        self.shard_trouble: list[str | None] = ["starting"] * shards
+        self.shard_trouble: list[str | None] = [STARTING] * shards
         # How often each has crashed: who sent it something can tell that it may have been lost.
         self.shard_crashes = [0] * shards
-        self.ledger_trouble: str | None = "starting"
+        self.ledger_trouble: str | None = STARTING
+        self.is_standing_by: Callable[[], bool] = lambda: False
         self.fenced: Fenced | None = None
         self.was_fenced = anyio.Event()
         self.gateway_admits: dict[str, Callable[[], float | None]] = {}

@@ -16,7 +16,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskStatus
 
-from engine.actors.directory import Directory
+from engine.actors.directory import STARTING, Directory
 from engine.actors.settings import ActorSettings
 from engine.actors.waiting import Gathering, Waiter
 from engine.domain.change import Env
@@ -261,14 +261,16 @@ class Router:
         if self._credits <= 0:
             return _OVERLOADED
         if self._directory.ledger_trouble is not None:
-            return Refusal(
-                "ledger_unavailable",
-                "The ledger cannot be reached; nothing was done. Try again shortly.",
-                retry_after_s=1,
-            )
+            return self._no_ledger()
         if isinstance(ask.command, Open):
             return self._directory.gateway_trouble(ask.command.gateway)
         return None
+
+    def _no_ledger(self) -> Refusal:
+        """A ledger that was not asked for yet is not one that cannot be reached."""
+        if self._directory.ledger_trouble != STARTING:
+            return _LEDGER_DOWN
+        return _STANDING_BY if self._directory.is_standing_by() else _STARTING
 
     def _new_payment_id(self, command: object) -> str:
         """A new payment goes to a shard that is in service, unless its subscription decides."""
@@ -285,7 +287,7 @@ class Router:
         trouble = self._directory.shard_trouble[self._directory.shard_index(payment_id)]
         if trouble is None:
             return None
-        code = "starting" if trouble == "starting" else "shard_parked"
+        code = "starting" if trouble == STARTING else "shard_parked"
         return Refusal(
             code, "This payment's shard is not in service; nothing was done.", retry_after_s=2
         )
@@ -619,7 +621,7 @@ class Router:
         if isinstance(event, WebhookRefused):
             return refuse(Refusal(event.code, event.detail))
         if self._directory.ledger_trouble is not None:
-            return refuse(_LEDGER_DOWN)
+            return refuse(self._no_ledger())
         kept = {name: value for name, value in headers.items() if name.startswith("webhook-")} | {
             "content-type": headers.get("content-type", "")
         }
@@ -659,6 +661,16 @@ _BEHIND = Refusal(
 
 _STOPPING = Refusal(
     "starting", "The engine is stopping; nothing was done. Try again shortly.", retry_after_s=2
+)
+
+_STARTING = Refusal(
+    "starting", "The engine is starting; nothing was done. Try again shortly.", retry_after_s=2
+)
+
+_STANDING_BY = Refusal(
+    "starting",
+    "This engine stands by: another one has the database and takes the work. Nothing was done.",
+    retry_after_s=5,
 )
 
 _LEDGER_DOWN = Refusal(

@@ -12,7 +12,8 @@ import anyio
 import msgspec
 
 from engine.app import run as running
-from engine.app.parts import DEV_FEES, VERIFICATION, simulator_config
+from engine.app.listening import CannotListen, check_can_listen
+from engine.app.parts import DEV_FEES, VERIFICATION, fee_schedules, simulator_config
 from engine.app.telemetry import StructlogTelemetry
 from engine.config import Settings, SettingsRefused
 from engine.failpoints import FailpointRefused, arm
@@ -25,6 +26,9 @@ from engine.supervisor.errors import MaxIntensityReached
 Fail = Callable[[object], int]
 BOOKS = "simulator-books.jsonl"
 LOOPBACK = "127.0.0.1"
+ANOTHER_PORT = "--port N"
+ANOTHER_DEV_PORT = "--port N (make run PORT=N)"
+NO_DATABASE = "DATABASE_URL is not set: name the Postgres to use, or run `engine dev`."
 
 
 def _run_async(main: Callable[[], object]) -> None:
@@ -54,6 +58,8 @@ def _run(main: Callable[[], object], fail: Fail) -> int:
         OSError,
     ) as trouble:
         ended_by = _innermost(trouble)
+    if isinstance(ended_by, SettingsRefused):
+        raise ended_by
     return 0 if ended_by is None else fail(ended_by)
 
 
@@ -79,6 +85,7 @@ def _arm(settings: Settings, *, allowed: bool) -> None:
 def dev(settings: Settings, fail: Fail) -> int:
     """Everything in one process and on loopback: the first minute, and every day after."""
     _arm(settings, allowed=True)
+    _say_what_dev_ignores(settings)
     settings = msgspec.structs.replace(
         settings,
         host=LOOPBACK,
@@ -87,6 +94,11 @@ def dev(settings: Settings, fail: Fail) -> int:
         fees=settings.fees or DEV_FEES,
         database_url=None,
     )
+    _check(settings)
+    try:
+        check_can_listen(LOOPBACK, settings.port, instead=ANOTHER_DEV_PORT)
+    except CannotListen as trouble:
+        return fail(trouble)
     data_dir = Path(settings.data_dir)
     postgres = EmbeddedPostgres(data_dir)
     try:
@@ -114,6 +126,29 @@ def dev(settings: Settings, fail: Fail) -> int:
         postgres.stop()
 
 
+def _check(settings: Settings) -> None:
+    """Refuse now what the parts would refuse once a database runs. Raises SettingsRefused."""
+    fee_schedules(settings)
+    simulator_config(settings)
+
+
+def _say_what_dev_ignores(settings: Settings) -> None:
+    if settings.host != LOOPBACK:
+        _note(
+            f"host (ENGINE_HOST) {settings.host} is ignored: `engine dev` has a well-known key and "
+            f"binds {LOOPBACK} only. Other addresses are for `engine serve`."
+        )
+    if settings.database_url is not None:
+        _note(
+            "database_url (DATABASE_URL) is ignored: `engine dev` brings its own Postgres. Yours "
+            "is for `engine serve`."
+        )
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(f"engine: {text}\n")
+
+
 def _free_port() -> int:
     with socket.create_server((LOOPBACK, 0)) as probe:
         return int(probe.getsockname()[1])
@@ -123,17 +158,22 @@ def serve(settings: Settings, fail: Fail) -> int:
     """Serve on somebody else's Postgres."""
     _arm(settings, allowed=settings.failpoints_allowed)
     if settings.database_url is None:
-        return fail("DATABASE_URL is not set: name the Postgres to use, or run `engine dev`.")
+        raise SettingsRefused(NO_DATABASE)
     if not settings.api_keys:
-        return fail(
+        raise SettingsRefused(
             "no API keys: add [[api_keys]] with sha256 and merchant to the settings file "
             "(--config or ENGINE_CONFIG)."
         )
     if settings.simulator.url is None:
-        return fail(
+        raise SettingsRefused(
             "no gateway: set `url` under [simulator] in the settings file to the address of "
             "`engine gateway-simulator`."
         )
+    _check(settings)
+    try:
+        check_can_listen(settings.host, settings.port, instead=ANOTHER_PORT)
+    except CannotListen as trouble:
+        return fail(trouble)
     telemetry = _telemetry(settings)
     return _run(
         functools.partial(
@@ -154,6 +194,12 @@ def _with_database(settings: Settings, fail: Fail, use: Callable[[str], int]) ->
     try:
         if settings.database_url is not None:
             return use(settings.database_url)
+        data_dir = Path(settings.data_dir).expanduser()
+        # The second is there first: an engine that is only starting is waited for.
+        if not any((data_dir / name).exists() for name in ("postgres", "engine.lock")):
+            raise SettingsRefused(
+                f"{NO_DATABASE} (There is no database of `engine dev` in {settings.data_dir}.)"
+            )
         with attached(Path(settings.data_dir)) as dsn:
             return use(dsn)
     except EmbeddedPostgresError as trouble:
@@ -176,17 +222,39 @@ def migrate(settings: Settings, fail: Fail) -> int:
     return _with_database(settings, fail, use)
 
 
-def verify(settings: Settings, fail: Fail, *, as_json: bool, now_ms: int) -> int:
-    """Prove the books, and in dev compare them with the simulator's."""
+def _books_of_the_gateway(settings: Settings, folder: str | None) -> Path | None:
+    """The simulator's books in the folder that was named, or in development in our own."""
+    if folder is not None:
+        books = Path(folder) / BOOKS
+        if not books.is_file():
+            raise SettingsRefused(f"--books: there is no {BOOKS} in {folder}.")
+        return books
+    books = Path(settings.data_dir) / BOOKS
+    return books if settings.database_url is None and books.exists() else None
+
+
+def _keep_report(data_dir: Path, encoded: bytes) -> None:
+    """Where the engine finds it that answers `GET /v1/ledger/verify`."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (data_dir / VERIFICATION).write_bytes(encoded)
+    except OSError as trouble:
+        _note(
+            f"the report was not kept for GET /v1/ledger/verify: "
+            f"{data_dir / VERIFICATION}: {trouble.strerror}"
+        )
+
+
+def verify(
+    settings: Settings, fail: Fail, *, as_json: bool, now_ms: int, books_folder: str | None = None
+) -> int:
+    """Prove the books, and compare them with the gateway's where those are at hand."""
     from engine.app.witness import simulator_witness
     from engine.ledger.verify import render
     from engine.ledger.verify import verify as verify_ledger
 
-    data_dir = Path(settings.data_dir)
-    books = data_dir / BOOKS
-    witness = None
-    if settings.database_url is None and books.exists():
-        witness = simulator_witness(books)
+    books = _books_of_the_gateway(settings, books_folder)
+    witness = None if books is None else simulator_witness(books)
 
     def use(dsn: str) -> int:
         holds = False
@@ -208,9 +276,8 @@ def verify(settings: Settings, fail: Fail, *, as_json: bool, now_ms: int) -> int
             running.say(f"{text}\n")
 
         status = _run(main, fail)
-        if encoded and data_dir.is_dir():
-            # The engine shows it under /v1/ledger/verify.
-            (data_dir / VERIFICATION).write_bytes(encoded)
+        if encoded:
+            _keep_report(Path(settings.data_dir), encoded)
         return status or (0 if holds else 1)
 
     return _with_database(settings, fail, use)
@@ -228,6 +295,10 @@ def gateway_simulator(
     """The simulator as a process of its own, with its own books in the data directory."""
     from engine.gateways.simulator_http import serve_simulator
 
+    try:
+        check_can_listen(settings.host, port, instead=ANOTHER_PORT)
+    except CannotListen as trouble:
+        return fail(trouble)
     data_dir = Path(settings.data_dir)
     data_dir.mkdir(parents=True, exist_ok=True)
     config = simulator_config(

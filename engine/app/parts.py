@@ -46,6 +46,7 @@ from engine.ledger.verify_report import Report
 from engine.ports import Breaker, Gateway
 
 SIMULATOR = "simulator"
+STANDING_BY = "standing by"
 
 # The simulator is there to fail on demand, and a handful of rehearsed faults is no outage.
 SIMULATOR_BREAKER = BreakerSettings(consecutive_failures=40)
@@ -72,8 +73,8 @@ def fee_schedules(settings: Settings) -> dict[str, FeeSchedule]:
     schedules: dict[str, FeeSchedule] = {}
     for merchant in merchants:
         rules = [
-            _fee_rule(fee, settings.file)
-            for fee in settings.fees
+            _fee_rule(fee, f"{settings.file}: [[fees]] number {number}")
+            for number, fee in enumerate(settings.fees, 1)
             if fee.merchant in (None, merchant)
         ]
         schedule = fee_schedule(rules)
@@ -84,11 +85,13 @@ def fee_schedules(settings: Settings) -> dict[str, FeeSchedule]:
     return schedules
 
 
-def _fee_rule(fee: FeeSetting, file: str) -> FeeRule:
+def _fee_rule(fee: FeeSetting, where: str) -> FeeRule:
     try:
         valid_from = date.fromisoformat(fee.valid_from)
     except ValueError:
-        raise SettingsRefused(f"{file}: fees: valid_from {fee.valid_from!r} is no date.") from None
+        raise SettingsRefused(
+            f"{where}: `valid_from` must be a date like 2026-01-31, not {fee.valid_from!r}."
+        ) from None
     values = {
         name: value
         for name, value in msgspec.structs.asdict(fee).items()
@@ -185,8 +188,13 @@ class Engine:
         )
         telemetry.metrics.watch(self.statistics)
         self.standing_by: str | None = "starting"
+        self.system.directory.is_standing_by = self.is_standing_by
         self.stopping = False
         self.http_statistics: Callable[[], HttpStatistics] | None = None
+
+    def is_standing_by(self) -> bool:
+        """Whether another engine has the database, and this one waits for its end."""
+        return self.standing_by is not None and self.standing_by.startswith(STANDING_BY)
 
     def not_ready_because(self) -> list[str]:
         """Why no work is taken; empty when it is."""

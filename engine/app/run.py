@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskStatus
 
-from engine.app.parts import SIMULATOR, Engine
+from engine.app.parts import SIMULATOR, STANDING_BY, Engine
 from engine.app.telemetry import StructlogTelemetry
 from engine.config import DEV_KEY, Settings
 from engine.failpoints import failpoint
@@ -75,6 +75,7 @@ async def run_engine(
             for gateway, _ in engine.gateways.values():
                 await gateway.close()
             await ledger.close()
+            telemetry.log("stopped")
             telemetry.flush()
 
 
@@ -107,7 +108,7 @@ async def _take_over(engine: Engine) -> tuple[int, int]:
         try:
             return await takes_over(OWNER), await ledger.last_transfer()
         except LockTaken as taken:
-            engine.standing_by = f"standing by: {taken}"
+            engine.standing_by = f"{STANDING_BY}: {taken}"
             engine.telemetry.warn("standing_by", reason=str(taken))
             takes_over = ledger.stand_by
         except LedgerUnavailable as trouble:
@@ -131,13 +132,18 @@ async def _keep_lock(engine: Engine) -> None:
     """The lock goes with its connection: take it again, or be fenced by whoever was faster."""
     while True:
         await engine.ledger.wait_lock_lost()
-        engine.telemetry.warn("lock_lost")
+        engine.telemetry.warn(
+            "lock_lost",
+            meaning="the connection that keeps other engines standing by has ended; this engine "
+            "takes the lock again, or ends itself where another one was faster",
+        )
         while True:
             try:
                 await engine.ledger.retake()
                 break
             except LedgerUnavailable:
                 await anyio.sleep(1)
+        engine.telemetry.warn("lock_regained")
 
 
 async def _serve_http(
@@ -191,9 +197,18 @@ async def _watch_signals(
         task_status.started()
         async for _ in signals:
             engine.stopping = True
-            engine.telemetry.log("stopping")
-            failpoint("draining")
             engine.system.router.close()
+            under_way = engine.system.router.statistics().waiting
+            requests = "request" if under_way == 1 else "requests"
+            engine.telemetry.log(
+                "stopping",
+                requests=under_way,
+                detail=f"waiting for {under_way} {requests}, up to {DRAIN_S:g} s"
+                if under_way
+                else "no request is under way",
+            )
+            engine.telemetry.flush()
+            failpoint("draining")
             with anyio.move_on_after(DRAIN_S):
                 await engine.system.router.wait_idle()
             break
@@ -231,7 +246,7 @@ Payment engine is ready.
 
 Authorise a payment:
 
-  curl -s {address}/v1/payments/authorize \\
+  curl -s -w '\\n' {address}/v1/payments/authorize \\
     -H 'Authorization: Bearer {DEV_KEY}' \\
     -H "Idempotency-Key: $(date +%s%N)" \\
     -H 'Content-Type: application/json' \\

@@ -65,6 +65,41 @@ async def verify(
         connection.terminate()
 
 
+def _findings(progress: Progress | None) -> list[Findings]:
+    """The six checks; what each counts is what a merchant or an operator knows."""
+    return [
+        Findings(name, proves, counted, progress)
+        for name, proves, counted in (
+            (
+                "balances",
+                "every account's totals are the fold of its transfers; every book balances",
+                "transfers",
+            ),
+            (
+                "tie-outs",
+                "open holds and unsettled payments are what accounts hold",
+                "accounts of payments",
+            ),
+            (
+                "journal",
+                "batches have no gap or repeat, and the chain holds",
+                "batches (group commits)",
+            ),
+            ("payments", "every payment's amounts are what its transfers say", "payments"),
+            (
+                "work",
+                "nothing unresolved is forgotten, and no promise is empty",
+                "open payments and idempotency keys",
+            ),
+            (
+                "witness",
+                "the gateway did what we know of, once, and nothing else",
+                "operations of payments",
+            ),
+        )
+    ]
+
+
 async def _verify(
     connection: asyncpg.Connection,
     witness: Callable[[], Iterable[WitnessEffect]] | None,
@@ -72,27 +107,7 @@ async def _verify(
     progress: Progress | None,
     grace_ms: int,
 ) -> Report:
-    balances = Findings(
-        "balances",
-        "every account's totals are the fold of its transfers; every book balances",
-        "transfers",
-        progress,
-    )
-    tie_outs = Findings(
-        "tie-outs", "open holds and unsettled payments are what accounts hold", "accounts", progress
-    )
-    journal = Findings(
-        "journal", "batches have no gap or repeat, and the chain holds", "rows", progress
-    )
-    payments = Findings(
-        "payments", "every payment's amounts are what its transfers say", "rows", progress
-    )
-    work = Findings(
-        "work", "nothing unresolved is forgotten, and no promise is empty", "rows", progress
-    )
-    there = Findings(
-        "witness", "the gateway did what we know of, once, and nothing else", "operations", progress
-    )
+    balances, tie_outs, journal, payments, work, there = findings = _findings(progress)
     transfers: int = await connection.fetchval(QUERIES["snapshot"])
     if witness is None:
         there.ran = False
@@ -115,9 +130,7 @@ async def _verify(
         now_ms=now_ms,
         grace_ms=grace_ms,
     ).run()
-    checks = tuple(
-        findings.result() for findings in (balances, tie_outs, journal, payments, work, there)
-    )
+    checks = tuple(check.result() for check in findings)
     return Report(
         at_ms=now_ms,
         head=head.number,

@@ -104,7 +104,6 @@ class PaymentWalk:
         books = books_of(payment.merchant_id, payment.gateway, payment.currency, payment.livemode)
         sums: dict[tuple[int, str, str], int] = {}
         for group in moved:
-            self._payments.look(group["transfers"])
             kind = group["kind"]
             at = (group["op"], kind, group["phase"])
             sums[at] = sums.get(at, 0) + int(group["amount"])
@@ -161,7 +160,6 @@ class PaymentWalk:
             self._witness.add(id_, what)
 
     def _stray_transfers(self, row: asyncpg.Record) -> None:
-        self._payments.look(row["transfers"])
         payment_id = row["payment_id"]
         self._payments.add(
             f"transfer {row['first']}",

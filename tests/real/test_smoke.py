@@ -91,9 +91,12 @@ def _bash(script: str) -> str:
 def _documents(text: str) -> list[Any]:
     """The JSON documents that stand one after another in a text."""
     decoder, found, at = json.JSONDecoder(), [], 0
+    text = text.strip()
     while at < len(text):
         document, at = decoder.raw_decode(text, at)
         found.append(document)
+        while text[at : at + 1].isspace():
+            at += 1
     return found
 
 

@@ -291,7 +291,11 @@ def test_without_a_witness_that_check_is_left_out(dsn: str) -> None:
     report = report_of(dsn, None)
     assert report.holds
     assert not check(report, "witness").ran
-    assert "not checked" in render(report)
+    text = render(report)
+    assert "not checked: the gateway's books were not given" in text
+    assert "Everything holds." not in text
+    assert "Everything that was checked holds; the gateway's books were not compared" in text
+    assert "--books FOLDER" in text
 
 
 def test_an_empty_ledger_holds(database: str) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from engine.actors.directory import STARTING
 from engine.actors.shard import ShardActor
 from engine.domain.breaker import BreakerSettings
 from engine.domain.commands import Capture
@@ -417,3 +418,15 @@ async def test_a_call_that_was_held_up_for_too_long_is_not_sent_any_more(autojum
     await world.until(lambda: world.payments()[0].status == "failed")
     assert world.gateway.made("authorize") == []
     assert world.payments()[0].failure_code == "gateway_unavailable"
+
+
+@pytest.mark.trio
+async def test_an_engine_that_starts_or_stands_by_says_which(autojump_clock, world):
+    directory = world.system.directory
+    for stands_by, words in ((False, "The engine is starting"), (True, "This engine stands by")):
+        directory.ledger_trouble = STARTING
+        directory.is_standing_by = lambda stands_by=stands_by: stands_by
+        answer, _ = await world.open()
+        assert (answer.status, answer.code) == (503, "starting")
+        assert body(answer)["detail"].startswith(words)
+        assert answer.retry_after_s
