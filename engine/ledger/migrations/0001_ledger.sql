@@ -386,8 +386,8 @@ CREATE TYPE dead_letter_input AS (
     id text, kind text, subject text, reason text, created_ms bigint, body bytea
 );
 
--- Some arrays have names of their own: the engine packs these itself (engine/ledger/packing.py), and
--- its driver takes ready-made bytes for a domain, not for an array.
+-- Some arrays have names of their own: the engine packs these itself (engine/ledger/packing.py),
+-- and its driver takes ready-made bytes for a domain, not for an array.
 CREATE DOMAIN balance_inputs AS balance_input [];
 CREATE DOMAIN transfer_inputs AS transfer_input [];
 CREATE DOMAIN timeline_inputs AS timeline_input [];
@@ -414,8 +414,8 @@ $$;
 
 -- Applies one group commit whole, in one statement and one round trip. An argument that is null
 -- has no rows. Of many transfers only the number is given; they follow by COPY, in the same
--- transaction, and so does the check of their second phases. Returns true; or false where this very batch had been applied before, by a try
--- whose answer was lost. Its own errors:
+-- transaction, and so does the check of their second phases. Returns true; or false where this very
+-- batch had been applied before, by a try whose answer was lost. Its own errors:
 --   PE001  another engine has taken over
 --   PE002  idempotency keys are taken; the detail is a JSON array of [merchant, mode, key]
 --   PE003  a payment does not have the version that was expected
