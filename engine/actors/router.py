@@ -362,7 +362,9 @@ class Router:
             claim = await self._ledger.claim(ref)
         except LedgerUnavailable:
             return self._no(ask, _LEDGER_DOWN), False
-        return (claim.answer, True) if claim is not None and claim.answer is not None else None
+        if claim is None:
+            return None
+        return (answer, False) if claim.answer is None else (claim.answer, True)
 
     async def _replay(self, ask: Ask, ref: KeyRef) -> tuple[Answer, bool]:
         stored = await self._stored(ask, ref)
