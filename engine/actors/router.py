@@ -375,7 +375,9 @@ class Router:
         # The outcome came between the two reads, and what it left under the key decides: the
         # bytes of the answer, or nothing where the key was released.
         claim = await self._ledger.claim(ref)
-        return (claim.answer, True) if claim is not None and claim.answer is not None else None
+        if claim is None:
+            return None
+        return (answer, False) if claim.answer is None else (claim.answer, True)
 
     async def _replay(self, ask: Ask, ref: KeyRef) -> tuple[Answer, bool]:
         stored = await self._stored(ask, ref)

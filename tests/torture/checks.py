@@ -15,6 +15,9 @@ from tests.real.system.load import Load, assert_told_holds, wait_all_resolved
 from tests.torture.conftest import Scenario
 from tests.torture.plant import Engine
 
+FINAL_S = 150.0
+"""Several starts of an engine, on a machine that has other things to do as well."""
+
 BROKEN = ("handler_failed", "message_parked", "step_refused", "request_refused", "entry_refused")
 
 
@@ -34,7 +37,7 @@ async def under_load(
     timeout = aiohttp.ClientTimeout(total=patience_s)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         client = Client(engine, session)
-        load = Load(client, seed)
+        load = Load(client, seed, final_s=FINAL_S)
         running = asyncio.create_task(load.run(clients))
         try:
             await progress(load, running, 10)

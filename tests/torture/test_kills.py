@@ -12,7 +12,7 @@ import pytest
 from engine.failpoints import POINTS
 from tests.real.system.client import Client, client_of
 from tests.real.system.load import Load, Told, assert_told_holds
-from tests.torture.checks import finish
+from tests.torture.checks import FINAL_S, finish
 from tests.torture.conftest import Scenario
 from tests.torture.plant import Engine, Plant, plant
 
@@ -102,7 +102,7 @@ async def test_killed_at(works: Plant, scenario: Scenario, name: str) -> None:
     if not engine.is_running:
         await asyncio.to_thread(engine.start)
     async with client_of(engine) as client:
-        load = Load(client, seed=sum(name.encode()))
+        load = Load(client, seed=sum(name.encode()), final_s=FINAL_S)
         running = asyncio.create_task(load.run(CLIENTS))
         for passage in AIMS[name][1]:
             if engine.is_running:
@@ -123,7 +123,7 @@ async def test_row_06_random_kills_under_load(works: Plant, scenario: Scenario) 
     if not engine.is_running:
         await asyncio.to_thread(engine.start)
     async with client_of(engine) as client:
-        load = Load(client, seed=6)
+        load = Load(client, seed=6, final_s=FINAL_S)
         running = asyncio.create_task(load.run(12))
         for _ in range(32):
             told = len(load.told)

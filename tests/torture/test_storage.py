@@ -21,7 +21,7 @@ from tests.real.system.agreement import assert_books_agree, assert_verified
 from tests.real.system.client import client_of
 from tests.real.system.load import Load, assert_told_holds, wait_all_resolved
 from tests.real.system.process import wait_until
-from tests.torture.checks import ensure_running, more_answers, under_load, wait_status
+from tests.torture.checks import FINAL_S, ensure_running, more_answers, under_load, wait_status
 from tests.torture.conftest import Scenario
 from tests.torture.plant import Plant, plant
 
@@ -232,7 +232,7 @@ async def test_row_13_synchronous_standby_promoted(works: Plant, scenario: Scena
         engine.environ = {"DATABASE_URL": f"postgresql://engine@/postgres?host={hosts}"}
         await asyncio.to_thread(engine.start)
         async with client_of(engine) as client:
-            load = Load(client, seed=130)
+            load = Load(client, seed=130, final_s=FINAL_S)
             running = asyncio.create_task(load.run(6))
             await more_answers(load, 30)
             await asyncio.to_thread(works.end_database, signal.SIGKILL)

@@ -41,13 +41,15 @@ class Told:
 class Load:
     """Clients on one engine. `told` holds every final answer that any of them got."""
 
-    def __init__(self, client: Client, seed: int) -> None:
+    def __init__(self, client: Client, seed: int, *, final_s: float = FINAL_S) -> None:
+        """`final_s`: for how long a client sends the same request again before it gives up."""
         self.client = client
         self.told: list[Told] = []
         self.sent = 0
         self.surprises: list[str] = []
         self._random = random.Random(seed)
         self._stopping = False
+        self._final_s = final_s
 
     async def run(self, clients: int) -> None:
         """Send until told to stop; what was begun is brought to its end."""
@@ -87,7 +89,7 @@ class Load:
         """Send until the answer is final; an engine that is down is waited for."""
         key = new_key("load")
         self.sent += 1
-        deadline = asyncio.get_running_loop().time() + FINAL_S
+        deadline = asyncio.get_running_loop().time() + self._final_s
         while True:
             answer = None
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
