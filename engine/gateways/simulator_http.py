@@ -22,6 +22,7 @@ from engine.gateways.http_client import HttpClient, Request, Response
 from engine.gateways.simulator import Reply, Simulator
 from engine.gateways.simulator_config import SimulatorConfig
 from engine.gateways.simulator_wire import (
+    DONE_PAGE,
     OutageRequest,
     completion_page,
     read_request,
@@ -153,6 +154,8 @@ class _Routes:
         approve = request.query.get("outcome", "approved") != "declined"
         news = self._simulator.complete(request.match_info["reference"], approve=approve)
         status = 404 if isinstance(news, NotFound) else 200
+        if status == 200 and "text/html" in request.headers.get("Accept", ""):
+            return web.Response(text=DONE_PAGE, content_type="text/html")
         return _json(status, msgspec.json.encode({"result": news}))
 
     async def page(self, request: web.Request) -> web.StreamResponse:
