@@ -322,6 +322,7 @@ def gateway_simulator(
                 books_path=data_dir / BOOKS,
                 config=config,
                 webhook_url=webhook_url,
+                say=_note,
             )
             bound = await tasks.start(serving)
             running.say(f"The simulator gateway listens on http://{settings.host}:{bound}\n")

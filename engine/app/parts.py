@@ -35,7 +35,7 @@ from engine.gateways.simulator_config import (
 from engine.gateways.simulator_methods import knows
 from engine.gateways.simulator_remote import RemoteSimulator
 from engine.gateways.simulator_webhooks import Deliver
-from engine.gateways.simulator_wire import completion_page
+from engine.gateways.simulator_wire import DONE_PAGE, completion_page
 from engine.http.calls import Parts
 from engine.http.cursors import CursorSeal
 from engine.http.keys import MERCHANT, OPERATOR, ApiKey, key_digest
@@ -277,5 +277,6 @@ class Engine:
                 self.complete_authentication if self.simulator is not None and self.dev else None
             ),
             authentication_page=completion_page,
+            authentication_done=DONE_PAGE,
             version=__version__,
         )

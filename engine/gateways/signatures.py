@@ -19,6 +19,8 @@ from engine.ports import WebhookRefused
 TOLERANCE_S: Final = 300
 """How far a time stamp may lie from now, either way, in seconds."""
 
+HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
+
 _PREFIX: Final = "whsec_"
 # A rotation needs two; a sender of hundreds only wants to keep us computing.
 _SIGNATURES_MAX: Final = 16
@@ -68,7 +70,8 @@ def verify(
     timestamp = names.get("webhook-timestamp")
     signatures = names.get("webhook-signature")
     if not message_id or not timestamp or not signatures:
-        return WebhookRefused("webhook_signature_invalid", "a signature header is missing")
+        missing = next(name for name in HEADERS if not names.get(name))
+        return WebhookRefused("webhook_signature_invalid", f"the header {missing} is missing")
 
     # A header may hold bytes that are not UTF-8; they must be refused, not crash.
     id_bytes = message_id.encode("utf-8", "surrogateescape")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import anyio
@@ -18,10 +18,12 @@ import msgspec
 from aiohttp import web
 
 from engine.domain.news import GatewayCall, NotFound, Unknown
-from engine.gateways.http_client import HttpClient, Request, Response
+from engine.gateways.http_client import HttpClient, Request
 from engine.gateways.simulator import Reply, Simulator
+from engine.gateways.simulator_complaints import Complaints
 from engine.gateways.simulator_config import SimulatorConfig
 from engine.gateways.simulator_wire import (
+    DONE_PAGE,
     OutageRequest,
     completion_page,
     read_request,
@@ -52,24 +54,29 @@ async def serve_simulator(
     config: SimulatorConfig,
     webhook_url: str | None,
     *,
+    say: Callable[[str], None] = lambda _: None,
     task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled. Port 0 takes a free one; the port is what is reported as started.
 
-    Webhooks go to `webhook_url` (None: they are made and dropped). Raises BooksInUse,
+    Webhooks go to `webhook_url` (None: they are made and dropped); what happens to them there is
+    told by `say`, where somebody should look. Raises BooksInUse,
     BooksCorrupt or OSError.
     """
     http = HttpClient(
         connections_max=32, connect_timeout_s=_WEBHOOK_TIMEOUT_S, timeout_s=_WEBHOOK_TIMEOUT_S
     )
 
+    clock = WallClock()
+    complaints = Complaints(webhook_url or "", say)
+
     async def deliver(headers: Mapping[str, str], raw: bytes) -> bool:
         if webhook_url is None:
             return True
         answer = await http.send(Request("POST", webhook_url, headers, raw))
-        return isinstance(answer, Response) and 200 <= answer.status < 300
+        return complaints.note(answer, clock.now_ms())
 
-    simulator = Simulator(books_path, clock=WallClock(), config=config, deliver=deliver)
+    simulator = Simulator(books_path, clock=clock, config=config, deliver=deliver)
     try:
         async with (
             _listening(_application(simulator), host, port) as actual_port,
@@ -153,6 +160,8 @@ class _Routes:
         approve = request.query.get("outcome", "approved") != "declined"
         news = self._simulator.complete(request.match_info["reference"], approve=approve)
         status = 404 if isinstance(news, NotFound) else 200
+        if status == 200 and "text/html" in request.headers.get("Accept", ""):
+            return web.Response(text=DONE_PAGE, content_type="text/html")
         return _json(status, msgspec.json.encode({"result": news}))
 
     async def page(self, request: web.Request) -> web.StreamResponse:

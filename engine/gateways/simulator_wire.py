@@ -187,7 +187,17 @@ def completion_page(reference: str) -> str:
         f'<form method="post" action="?outcome={outcome}"><button>{label}</button></form>'
         for outcome, label in (("approved", "Approve"), ("declined", "Decline"))
     )
+    return _page(f"<p>Request {escape(reference)}</p>{buttons}")
+
+
+def _page(body: str) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Simulated 3-D Secure</title>'
-        f"<h1>Simulated 3-D Secure</h1><p>Request {escape(reference)}</p>{buttons}</html>"
+        f"<h1>Simulated 3-D Secure</h1>{body}</html>"
     )
+
+
+DONE_PAGE: Final = _page(
+    "<p>Thank you. The issuer has your answer and the payment goes on. You can close this page.</p>"
+)
+"""What a customer sees who has pressed one of the buttons."""

@@ -10,6 +10,7 @@ from engine.domain.refusals import Refusal
 from engine.http.bodies import decode
 from engine.http.calls import Call, Documents, Parts
 from engine.http.docs_page import docs_page
+from engine.http.documents import PAGE_TYPE
 from engine.http.exchange import Request, Response
 from engine.http.idempotency import HEADER, read_key
 from engine.http.keys import find_key
@@ -24,6 +25,7 @@ from engine.ports import Fenced, LedgerUnavailable
 UNMATCHED: Final = "unmatched"
 """Stands for the route in logs and metrics where no route matched: paths are without number."""
 
+_TO_THE_DOCS: Final = Response(302, b"", PAGE_TYPE, (("Location", "/docs"),))
 _ROUTE_NOT_FOUND: Final = Refusal("route_not_found", "There is nothing at this path.")
 _INVALID_API_KEY: Final = Refusal(
     "invalid_api_key", "Send `Authorization: Bearer <key>` with a key of this engine."
@@ -119,11 +121,18 @@ class Api:
 
     def _unmatched(self, call: Call) -> Response:
         request = call.request
+        if request.path == "/" and request.method in ("GET", "HEAD"):
+            return _TO_THE_DOCS
         allowed = self._router.allowed(request.path)
         if not allowed:
             return call.refused(_ROUTE_NOT_FOUND)
         call.code = "method_not_allowed"
-        return method_not_allowed(allowed, instance=call.instance, request_id=request.request_id)
+        return method_not_allowed(
+            allowed,
+            instance=call.instance,
+            request_id=request.request_id,
+            meant=self._router.posts_below(request.path) if request.method == "POST" else (),
+        )
 
     def _observed(self, call: Call, route: str, status: int) -> None:
         request = call.request

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from engine.domain.cards import redact
+from engine.domain.money import AMOUNT_MAX_MINOR, AMOUNT_MIN_MINOR
 from engine.domain.refusals import Refusal
 
 T = TypeVar("T")
@@ -251,8 +252,11 @@ def _explain_value(body: bytes, message: str) -> Refusal:
     if where.rpartition(".")[2] == "amount" and (bound or text == "Integer value out of range"):
         # An amount has codes of its own, wherever it stands.
         low = bound is not None and bound[1].startswith(">")
-        code, fault = ("amount_invalid", "low") if low else ("amount_too_large", "large")
-        return Refusal(code, f"{subject} is too {fault}.", param)
+        if low:
+            return Refusal(
+                "amount_invalid", f"{subject} must be at least {AMOUNT_MIN_MINOR}.", param
+            )
+        return Refusal("amount_too_large", f"{subject} must be at most {AMOUNT_MAX_MINOR}.", param)
     if bound:
         return Refusal("parameter_invalid", f"{subject} must be {bound[1]} {bound[2]}.", param)
     # The value itself is never repeated: it may be a card number.

@@ -79,6 +79,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     its two routes."""
     authentication_page: Callable[[str], str] = str
     """The page on which a customer does that, as HTML."""
+    authentication_done: str = ""
+    """The page a customer sees afterwards, as HTML."""
     version: str = "0"
 
 

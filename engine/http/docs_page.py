@@ -10,6 +10,9 @@ from typing import Any, Final
 from engine.http.idempotency import HEADER
 from engine.http.openapi import Document
 
+EXAMPLE_ADDRESS: Final = "http://localhost:8080"
+"""Stands in the examples, until the page is served at an address of its own."""
+
 _STYLE: Final = """
 :root{--ink:#1d2433;--soft:#5b6478;--line:#dfe3ea;--ground:#fff;--panel:#f6f7f9;--mark:#2f5bd7}
 @media(prefers-color-scheme:dark){:root{--ink:#e4e8f0;--soft:#9aa4b8;--line:#333b4a;
@@ -133,7 +136,7 @@ def _curl(path: str, operation: dict[str, Any], example: Any) -> str:
     takes_key = any(one.get("name") == HEADER for one in operation.get("parameters", ()))
     key = f'  -H "{HEADER}: {operation["operationId"]}-1" \\\n' if takes_key else ""
     return (
-        f"curl http://localhost:8080{path} \\\n"
+        f"curl {EXAMPLE_ADDRESS}{path} \\\n"
         '  -H "Authorization: Bearer $API_KEY" \\\n'
         f"{key}"
         '  -H "Content-Type: application/json" \\\n'

@@ -286,7 +286,14 @@ def _key_parameter(required: bool) -> dict[str, Any]:
 
 
 def _responses(route: Route) -> dict[str, Any]:
-    responses = {str(answered.status): _answer(route, answered) for answered in route.answers}
+    responses: dict[str, Any] = {}
+    for answered in route.answers:
+        answer = _answer(route, answered)
+        other = responses.setdefault(str(answered.status), answer)
+        if other is not answer:
+            # The same in another type, for who asks for it.
+            other["content"].update(answer["content"])
+            other["description"] += f" {answer['description']}"
     by_status: dict[int, list[str]] = {}
     for code in codes_of(route):
         by_status.setdefault(PROBLEMS[code].status, []).append(code)

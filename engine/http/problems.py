@@ -53,12 +53,18 @@ def refused(refusal: Refusal, *, instance: str, request_id: str) -> Response:
     )
 
 
-def method_not_allowed(allowed: tuple[str, ...], *, instance: str, request_id: str) -> Response:
-    """Answer 405 and name the methods that are allowed there (RFC 9110, 15.5.6)."""
+def method_not_allowed(
+    allowed: tuple[str, ...], *, instance: str, request_id: str, meant: tuple[str, ...] = ()
+) -> Response:
+    """Answer 405 and name the methods that are allowed there (RFC 9110, 15.5.6).
+
+    `meant` are paths the client may have had in mind.
+    """
     names = ", ".join(allowed)
+    hint = f" A POST goes to {', '.join(meant)}." if meant else ""
     return problem(
         "method_not_allowed",
-        detail=f"Allowed here: {names}.",
+        detail=f"Allowed here: {names}.{hint}",
         instance=instance,
         request_id=request_id,
         headers=(("Allow", names),),

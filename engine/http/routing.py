@@ -137,6 +137,16 @@ class Router:
                         methods["HEAD"] = bound
         return tuple(sorted(methods))
 
+    def posts_below(self, path: str) -> tuple[str, ...]:
+        """The paths right below one that take a POST: where a POST to it may have been meant."""
+        return tuple(
+            sorted(
+                template
+                for template, methods in self._fixed.items()
+                if "POST" in methods and template.rpartition("/")[0] == path
+            )
+        )
+
     def takes_any_type(self, path: str) -> bool:
         """Whether bodies at a path may have any content type: their sender decides."""
         bound, _ = self.find("POST", path)

@@ -86,6 +86,8 @@ async def complete_authentication(parts: Parts, call: Call) -> Response:
         or not await complete(reference, call.query["outcome"] != "declined")
     ):
         return call.refused(payment_not_found())
+    if "text/html" in call.request.headers.get("accept", ""):
+        return Response(200, parts.authentication_done.encode(), PAGE_TYPE)
     return ok(AuthenticationCompleted("authentication", reference, "completed"))
 
 

@@ -240,7 +240,10 @@ SIMULATOR_ROUTES: Final[tuple[Route, ...]] = (
         scope=None,
         raw=True,
         query=(choice("outcome", ("approved", "declined"), "What the customer decides."),),
-        answers=(Answered(200, AuthenticationCompleted, "The gateway goes on."),),
+        answers=(
+            Answered(200, AuthenticationCompleted, "The gateway goes on."),
+            Answered(200, None, "To a browser: a page that says so.", "text/html"),
+        ),
         refusals=("payment_not_found", "parameter_invalid"),
     ),
     Route(

@@ -71,7 +71,8 @@ def gateway_refusal(gateways: Gateways, gateway: str, payment_method: str) -> Re
     if not knows(payment_method):
         return Refusal(
             "payment_method_unknown",
-            f"The gateway {gateway} does not know this payment method.",
+            f"The gateway {gateway} does not know this payment method. README.md lists those "
+            "to try things out with.",
             "payment_method",
         )
     return None

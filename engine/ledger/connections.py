@@ -16,6 +16,7 @@ import asyncpg
 import msgspec
 from asyncpg.connect_utils import SessionAttribute
 
+from engine.ledger.addresses import cannot_connect
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error
 from engine.ledger.queries import QUERIES
 from engine.ports import LedgerError, LedgerUnavailable
@@ -83,7 +84,7 @@ async def connect(
         )
     except Exception as error:
         # Whatever it is, from a wrong password to a refused connection: there is none.
-        raise LedgerUnavailable(f"no connection: {type(error).__name__}: {error}") from error
+        raise LedgerUnavailable(cannot_connect(dsn, error, CONNECT_TIMEOUT_S)) from error
 
 
 async def close(connection: asyncpg.Connection) -> None:

@@ -85,9 +85,15 @@ async def check_migrated(dsn: str, *, folder: Path = FOLDER) -> None:
     pending = _pending(migrations(folder), applied)
     if pending:
         raise MigrationError(
-            f"the database lacks {len(pending)} migrations, from {pending[0].number} "
-            f"({pending[0].name}) on: run `engine migrate` first"
+            f"the database lacks {_migrations(pending)}: run `engine migrate` first"
         )
+
+
+def _migrations(pending: list[Migration]) -> str:
+    first = f"{pending[0].number} ({pending[0].name})"
+    return (
+        f"migration {first}" if len(pending) == 1 else f"{len(pending)} migrations, from {first} on"
+    )
 
 
 def _pending(wanted: list[Migration], applied: list[asyncpg.Record]) -> list[Migration]:

@@ -1,9 +1,11 @@
 """Health, statistics, documents, webhooks in, dead letters, and what is not there."""
 
+import json
+
 import pytest
 
 from engine.http.docs_page import docs_page
-from tests.virtual.http.world import ALICE, OPERATOR, World, header, read
+from tests.virtual.http.world import ALICE, AUTHORIZE, OPERATOR, World, header, read
 
 pytestmark = pytest.mark.trio
 
@@ -49,6 +51,54 @@ async def test_the_documents_are_served() -> None:
     assert page.content_type == "text/html; charset=utf-8"
     assert page.body == docs_page(world.document)
     assert "default-src 'none'" in (header(page, "Content-Security-Policy") or "")
+
+
+async def test_examples_name_the_address_the_page_was_asked_for_at() -> None:
+    world = await World().start()
+
+    async def page(**headers: str) -> str:
+        answer = await world.send("GET", "/docs", key=None, headers=headers)
+        return answer.body.decode()
+
+    assert "curl http://127.0.0.1:8123/v1/payments/authorize" in await page(host="127.0.0.1:8123")
+    assert "curl http://[::1]:8123/v1/payments/authorize" in await page(host="[::1]:8123")
+    for host in ("<b>", "a b", "x;reboot", "$(id)", "a:123456", "-o", ""):
+        assert "curl http://localhost:8080/v1/payments/authorize" in await page(host=host)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "detail"),
+    [
+        ("amount", 0, "`amount` must be at least 1."),
+        ("amount", 10**12, "`amount` must be at most 999999999999."),
+        ("amount", 2**70, "`amount` must be at most 999999999999."),
+        ("payment_method", "pm_x", "The gateway simulator does not know this payment method. "),
+    ],
+)
+async def test_a_refused_value_is_told_what_is_allowed(
+    field: str, value: object, detail: str
+) -> None:
+    world = await World().start()
+    body = json.dumps({**AUTHORIZE, field: value}).encode()
+    answer = read(await world.send("POST", "/v1/payments/authorize", body))
+    assert answer["detail"].startswith(detail)
+
+
+async def test_the_root_leads_to_the_documents() -> None:
+    world = await World().start()
+    answer = await world.send("GET", "/", key=None)
+    assert (answer.status, header(answer, "Location")) == (302, "/docs")
+    assert (await world.send("POST", "/", {})).status == 404
+
+
+async def test_a_post_to_a_list_is_told_where_posts_go() -> None:
+    world = await World().start()
+    wrong = read(await world.send("POST", "/v1/payments", {}))
+    assert wrong["detail"] == (
+        "Allowed here: GET, HEAD. A POST goes to /v1/payments/authorize, /v1/payments/batch, "
+        "/v1/payments/purchase."
+    )
+    assert read(await world.send("DELETE", "/v1/payments"))["detail"] == "Allowed here: GET, HEAD."
 
 
 async def test_a_verification_is_null_until_there_is_one() -> None:
@@ -115,6 +165,18 @@ async def test_a_simulated_authentication_is_completed() -> None:
     }
     missing = await world.send("POST", "/simulator/authentications/sim_2/complete", key=None)
     assert missing.status == 404
+
+
+async def test_a_browser_that_completes_an_authentication_gets_a_page() -> None:
+    world = await World(authentication_done="<p>Thank you.</p>").start()
+    done = await world.send(
+        "POST",
+        "/simulator/authentications/sim_1/complete",
+        key=None,
+        headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"},
+    )
+    assert (done.status, done.content_type) == (200, "text/html; charset=utf-8")
+    assert done.body == b"<p>Thank you.</p>"
 
 
 async def test_without_a_simulator_its_route_is_not_there() -> None:
