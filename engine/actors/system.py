@@ -266,8 +266,17 @@ class ActorSystem:
     def _on_event(self, event: SupervisionEvent) -> None:
         if isinstance(event, ChildStarted | ChildStopped):
             return
-        if isinstance(event, ChildEnded) and event.child_id in self.directory.shard_names:
-            self.directory.shard_crashes[self.directory.shard_names.index(event.child_id)] += 1
+        if isinstance(event, ChildEnded):
+            if event.child_id in self.directory.shard_names:
+                self.directory.shard_crashes[self.directory.shard_names.index(event.child_id)] += 1
+            self._telemetry.warn(
+                "child_ended",
+                supervisor=event.supervisor_id,
+                child=event.child_id,
+                ending=event.ending.kind.value,
+                reason=event.ending.reason[:500],
+            )
+            return
         self._telemetry.warn("supervision", kind=type(event).__name__, detail=repr(event)[:500])
 
     async def retry_dead_letter(self, letter_id: str) -> bool:
