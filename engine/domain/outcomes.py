@@ -491,6 +491,9 @@ def _weigh_absence(change: Change, op: Operation, news: OperationNews, via: str)
     elsewhere. What is owed is not: it is tried again.
     """
     traits = change.env.traits
+    if op.sent_ms > change.env.now_ms:
+        # The clock was ahead then and has been put right since, over a restart: as above.
+        op = change.set_op(op.n, sent_ms=change.env.now_ms)
     since_ms = max(op.sent_ms, change.env.since_ms)
     if change.env.now_ms < since_ms + traits.deadline_ms + traits.lookup_lag_ms:
         _ask_again(change, op, NotFound(), "look_up")

@@ -147,6 +147,20 @@ def test_the_first_look_up_after_a_long_outage_concludes_nothing():
     assert one.status == "failed"
 
 
+def test_what_was_sent_by_a_clock_that_was_ahead_is_waited_for_from_now():
+    """Put right by a month over a restart: nobody waits for a month."""
+    one = OnePayment()
+    one.wait(-30 * 86_400_000)
+    one.look_up(1, NotFound())
+    assert one.status == "processing"
+    one.wait(9_999)
+    one.look_up(1, NotFound())
+    assert one.status == "processing"
+    one.wait(1)
+    one.look_up(1, NotFound())
+    assert (one.status, one.payment.failure_code) == ("failed", "abandoned")
+
+
 def test_what_comes_back_of_a_capture_in_flight_still_expires():
     one = authorized()
     one.capture(400, final=False)
