@@ -40,9 +40,10 @@ run: $(VENV)/.run
 verify: $(VENV)/.run
 	@exec $(BIN)/engine verify $(data_option)
 
-# pytest is last, so that the output ends with its summary.
+# pytest is last, so that the output ends with its summary. Two workers, each with a Postgres of its
+# own: more than half of the time the tests wait for processes.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
