@@ -27,9 +27,10 @@ async def test_killed_at_two_failpoints_and_cut_off_once(scenario: Scenario) -> 
                         await asyncio.sleep(0.02)
             await asyncio.to_thread(engine.start)
             assert works.proxy is not None
-            works.proxy.faults.append("lost_after")
-            async with asyncio.timeout(20):
-                while not works.proxy.done:
-                    await asyncio.sleep(0.01)
+            async with asyncio.timeout(40):
+                # Where the lost reply was that of a refused batch, there is nothing to settle.
+                while (await writer_statistics(client))["resolved"] == 0:
+                    if not works.proxy.faults:
+                        works.proxy.faults.append("lost_after")
+                    await more_answers(load, 2)
             await more_answers(load, 10)
-            assert (await writer_statistics(client))["resolved"] >= 1
