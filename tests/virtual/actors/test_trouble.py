@@ -351,6 +351,20 @@ class TestBreaker:
 
 
 @pytest.mark.trio
+async def test_a_call_that_was_let_through_is_not_made_when_the_process_then_stood_still(
+    autojump_clock, world
+):
+    world.gateway.gate = trio.Event()
+    # Not in the mailbox and not in the queue, but when its task gets its turn.
+    answers = iter((False, False, True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GatewayActor, "_is_late", lambda self, message: next(answers, True))
+        answer, _ = await world.open()
+    assert (answer.status, answer.code) == (502, "gateway_failed")
+    assert world.gateway.in_flight_most == 0
+
+
+@pytest.mark.trio
 async def test_an_engine_stops_also_while_its_ledger_is_gone(autojump_clock, tmp_path):
     async with a_world(tmp_path, autojump_clock) as world:
         await world.start()
@@ -379,17 +393,3 @@ async def test_a_call_that_was_held_up_for_too_long_is_not_sent_any_more(autojum
     await world.until(lambda: world.payments()[0].status == "failed")
     assert world.gateway.made("authorize") == []
     assert world.payments()[0].failure_code == "gateway_unavailable"
-
-
-@pytest.mark.trio
-async def test_a_call_that_was_let_through_is_not_made_when_the_process_then_stood_still(
-    autojump_clock, world
-):
-    world.gateway.gate = trio.Event()
-    # Not in the mailbox and not in the queue, but when its task gets its turn.
-    answers = iter((False, False, True))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GatewayActor, "_is_late", lambda self, message: next(answers, True))
-        answer, _ = await world.open()
-    assert (answer.status, answer.code) == (502, "gateway_failed")
-    assert world.gateway.in_flight_most == 0
