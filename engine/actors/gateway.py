@@ -32,6 +32,8 @@ from engine.supervisor.mailbox import Mailbox
 _MAY_OPEN = frozenset(kind for kind in OUTCOME_IS_OK if counts_as_failure(kind))
 """A closed breaker stays closed whatever else is heard."""
 
+_NEVER_SENT = Failed("gateway_unavailable", sent=False)
+
 
 class GatewayStatistics(msgspec.Struct, frozen=True):
     """A gateway's actor at this moment."""
@@ -158,22 +160,27 @@ class GatewayActor:
         self._not_sent += 1
         news: OperationNews = (
             # An unsent look-up says nothing about what it asks for.
-            Unknown("gateway_unavailable")
-            if message.call.look_up
-            else Failed("gateway_unavailable", sent=False)
+            Unknown("gateway_unavailable") if message.call.look_up else _NEVER_SENT
         )
         self._tell(message, news)
 
     async def _perform(self, message: Perform, is_trial: bool) -> None:
         began = anyio.current_time()
-        news: OperationNews = Unknown("timeout")
+        # Asked once more, because the process may have stood still since it was let through. It may
+        # at any moment; once the call is being made, its own time-out ends it.
+        is_late = self._is_late(message)
+        news: OperationNews = _NEVER_SENT if is_late else Unknown("timeout")
         try:
-            with anyio.move_on_after(self._traits.deadline_ms / 1000):
-                news = await self._attempt(message.call)
+            if not is_late:
+                with anyio.move_on_after(self._traits.deadline_ms / 1000):
+                    news = await self._attempt(message.call)
         finally:
             self._in_flight -= 1
         now = anyio.current_time()
-        self._heard(message, news, now - began, now, is_trial=is_trial)
+        if is_late and not is_trial:
+            self._refuse(message)
+        else:
+            self._heard(message, news, now - began, now, is_trial=is_trial)
         if self._waiting:
             self._pump()
 

@@ -72,8 +72,16 @@ async def finish(
     load.stop()
     await running
     await wait_all_resolved(client)
+    await wait_nothing_pending(client)
     await assert_all_holds(client, load)
     scenario.note(acknowledged=len(load.told))
+
+
+async def wait_nothing_pending(client: Client, within_s: float = 30.0) -> None:
+    """Wait for what the gateway itself settles later."""
+    async with asyncio.timeout(within_s):
+        while await client.list_all("/v1/payments?status=pending"):
+            await asyncio.sleep(0.5)
 
 
 async def assert_all_holds(client: Client, *loads: Load) -> None:

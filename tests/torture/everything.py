@@ -9,6 +9,7 @@ passed, every failpoint was hit and every row has a scenario or a reason.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,9 +72,10 @@ def main(target: Path) -> int:
         for process, log, _ in running:
             try:
                 statuses.append(process.wait(LONGEST_S))
-            except subprocess.TimeoutExpired:
-                process.terminate()
-                statuses.append(process.wait(60) or 1)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                # It ends what it has started, and then itself.
+                process.send_signal(signal.SIGINT)
+                statuses.append(process.wait(120) or 1)
             log.seek(0)
             sys.stdout.write(log.read().decode("utf-8", "replace"))
             log.close()

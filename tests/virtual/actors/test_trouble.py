@@ -4,6 +4,7 @@ import pytest
 import trio
 
 from engine.actors.directory import STARTING
+from engine.actors.gateway import GatewayActor
 from engine.actors.shard import ShardActor
 from engine.domain.breaker import BreakerSettings
 from engine.domain.commands import Capture
@@ -387,6 +388,20 @@ class TestBreaker:
         for _ in range(10):
             assert (await world.open("pm_card_declined"))[0].status == 402
         assert world.breaker.state == "closed"
+
+
+@pytest.mark.trio
+async def test_a_call_that_was_let_through_is_not_made_when_the_process_then_stood_still(
+    autojump_clock, world
+):
+    world.gateway.gate = trio.Event()
+    # Not in the mailbox and not in the queue, but when its task gets its turn.
+    answers = iter((False, False, True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GatewayActor, "_is_late", lambda self, message: next(answers, True))
+        answer, _ = await world.open()
+    assert (answer.status, answer.code) == (502, "gateway_failed")
+    assert world.gateway.in_flight_most == 0
 
 
 @pytest.mark.trio
