@@ -15,9 +15,6 @@ import pytest
 from engine.failpoints import POINTS
 from tests.torture.rows import NOT_RUN, ROWS
 
-pytest.register_assert_rewrite(
-    "tests.real.system.agreement", "tests.real.system.load", "tests.torture.checks"
-)
 ROW = re.compile(r"row_(\d+)_(\w+)")
 SCENARIOS: list[dict[str, Any]] = []
 HITS: Counter[str] = Counter()
