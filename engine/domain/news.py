@@ -67,6 +67,11 @@ class GatewayTraits(msgspec.Struct, frozen=True):
     inflight_max: int
     authorization_ms: int
 
+    @property
+    def settled_ms(self) -> int:
+        """How long after a call "not found" is still no answer."""
+        return self.deadline_ms + self.lookup_lag_ms
+
 
 class Approved(msgspec.Struct, frozen=True, tag="approved", omit_defaults=True, gc=False):
     """Done, for exactly this amount. `expires_ms`: when an authorisation lapses."""

@@ -19,7 +19,6 @@ from engine.domain.news import (
     Declined,
     Disputed,
     Failed,
-    NotFound,
     OperationNews,
     PaymentNews,
     RefundedElsewhere,
@@ -495,12 +494,14 @@ def _weigh_absence(change: Change, op: Operation, news: OperationNews, via: str)
         # The clock was ahead then and has been put right since, over a restart: as above.
         op = change.set_op(op.n, sent_ms=change.env.now_ms)
     since_ms = max(op.sent_ms, change.env.since_ms)
-    if change.env.now_ms < since_ms + traits.deadline_ms + traits.lookup_lag_ms:
-        _ask_again(change, op, NotFound(), "look_up")
-        return
-    if op.checks == 0:
-        op = change.set_op(op.n, sent_ms=change.env.now_ms)
-        _ask_again(change, op, NotFound(), "look_up")
+    if op.checks == 0 and change.env.now_ms >= since_ms + traits.settled_ms:
+        since_ms = change.env.now_ms
+        op = change.set_op(op.n, sent_ms=since_ms)
+    if change.env.now_ms < since_ms + traits.settled_ms:
+        # Asked again no later than the answer counts, however many restarts asked before.
+        op = change.set_op(op.n, checks=op.checks + 1)
+        due_ms = min(_next_check(change, op, op.checks), since_ms + traits.settled_ms)
+        change.set_op(op.n, next_check_ms=due_ms)
         return
     cut_off = op.status == "processing"
     abandoned = cut_off and not op.owed

@@ -59,8 +59,7 @@ def lookup_due_ms(
 ) -> int:
     """When to look an operation up next.
 
-    `lookups_done` counts since the outcome became unknown, or since this engine took the
-    operation over: a restart begins again at 0, because what a crash left is young to it.
+    `lookups_done` counts since the outcome became unknown, those of earlier engines included.
     `last_ms` is the time of the last look-up, or where there was none that of the beginning;
     `jitter` from 0 to 1 spreads operations that became unknown together.
     """

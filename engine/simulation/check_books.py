@@ -174,10 +174,15 @@ def gateway(world: World, payments: list[Payment], *, grace_ms: int) -> Iterator
 
 
 def _is_with_a_person(payment: Payment, id_: str) -> bool:
-    """A reversal that the gateway took back has nobody else who could decide."""
-    return payment.needs_review and any(
-        op.type == "reversal" for op in payment.operations if op_id(payment.id, op.n) == id_
-    )
+    """A reversal that the gateway refused, or took back, has nobody else who could decide.
+
+    What it should have undone stays done for so long, so that is told apart with it.
+    """
+    reversals = [op for op in payment.operations if op.type == "reversal"]
+    at_fault = {op_id(payment.id, op.n) for op in reversals}
+    if reversals and reversals[-1].status != "succeeded":
+        at_fault.add(op_id(payment.id, 1))
+    return payment.needs_review and id_ in at_fault
 
 
 def _witnessed(effect: Effect, now_ms: int) -> WitnessEffect:

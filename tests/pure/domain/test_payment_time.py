@@ -172,3 +172,13 @@ def test_what_comes_back_of_a_capture_in_flight_still_expires():
     one.wait(7 * DAY_MS)
     assert one.expire()
     assert (one.status, one.held) == ("captured", 0)
+
+
+def test_restarts_do_not_put_the_answer_off():
+    """Each engine asks when it starts, and again when "not found" would count."""
+    one = OnePayment()
+    for _ in range(30):
+        one.wait(3_000)
+        one.since_ms = one.now_ms
+        one.look_up(1, NotFound())
+    assert one.op(1).next_check_ms == one.now_ms + 10_000
