@@ -62,14 +62,20 @@ IN_THE_AIR = "SELECT 1 FROM payments WHERE open AND amount = 701 AND status = 'p
 
 async def leave_open(client: Client, works: Plant, name: str) -> None:
     """Leave something to be looked up by the next life of the engine."""
-    if name == "recovery_asked":
+    if name != "recovery_asked":
+        return
+    for _ in range(10):
         # Charged at once, answered much later.
         tasks = [asyncio.create_task(client.purchase(701, "pm_card_slow")) for _ in range(3)]
-        while len(await asyncio.to_thread(works.rows, IN_THE_AIR)) < 3:
-            await asyncio.sleep(0.02)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            while not any(task.done() for task in tasks):
+                if len(await asyncio.to_thread(works.rows, IN_THE_AIR)) >= len(tasks):
+                    return
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    raise AssertionError("nothing was left in the air")
 
 
 async def ask_for_look_ups(client: Client) -> None:
