@@ -17,6 +17,8 @@ from engine.simulation.shrink import shrink
 from engine.simulation.world import Outcome, simulate
 
 CHUNK: Final = 10
+SEES_ALL: Final = 1_000
+"""From so many seeds on, each thing of `sometimes` happens in some."""
 SHRUNK_MAX: Final = 3
 """So many failing seeds are made smaller; where there are more, the first ones will do."""
 
@@ -53,9 +55,14 @@ class Report(msgspec.Struct, frozen=True):
     failures: tuple[Failure, ...]
 
     @property
+    def is_blind(self) -> bool:
+        """Whether so many seeds missed something that a few hundred always meet."""
+        return self.seeds >= SEES_ALL and bool(self.never)
+
+    @property
     def holds(self) -> bool:
-        """Whether no seed found anything."""
-        return not self.failures
+        """Whether no seed found anything, and all was there to be found."""
+        return not self.failures and not self.is_blind
 
 
 class _Sums:
@@ -160,7 +167,12 @@ def render(report: Report) -> str:
     for failure in report.failures:
         lines += ["", f"SEED {failure.seed}: {failure.rule}", f"  {failure.what}"]
         lines.append(f"  replay: {failure.command}")
-    lines += ["", "Everything held." if report.holds else f"{len(report.failures)} seeds FAILED."]
+    if report.failures:
+        lines += ["", f"{len(report.failures)} seeds FAILED."]
+    elif report.is_blind:
+        lines += ["", "Nothing was found, but the campaign is BLIND for what never happened."]
+    else:
+        lines += ["", "Everything held."]
     return "\n".join(lines)
 
 

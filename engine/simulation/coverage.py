@@ -11,7 +11,6 @@ SOMETIMES: Final[tuple[str, ...]] = (
     "a commit had been applied by an earlier, unheard try",
     "a commit outlived its process",
     "several entries were committed as one group",
-    "a batch was bisected, or an entry refused alone",
     "commit refused: KeysTaken",
     "commit refused: EntryInvalid",
     "commit refused: Fenced",

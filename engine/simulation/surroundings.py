@@ -134,14 +134,14 @@ class WatchedTelemetry:
         milestone = _MILESTONES.get(event)
         if milestone is not None:
             self._world.note(milestone)
-        if event == "supervision":
-            self._supervised(fields["kind"], fields["detail"])
+        if event == "child_ended":
+            self._ended(**fields)
+        elif event == "supervision":
+            self._world.note(f"supervision: {fields['kind']}")
         elif event == "breaker_changed":
             self._world.note(f"the breaker became {fields['now']}")
         elif event == "entry_refused":
-            self._world.note("a batch was bisected, or an entry refused alone")
-            if fields["reason"] != "reference_taken":
-                self._world.watch.fail("ledger refuses", f"an entry: {fields['reason']}")
+            self._world.watch.fail("ledger refuses", f"an entry: {fields['reason']}")
 
     def error(self, event: str, **fields: Any) -> None:
         """A line at level error."""
@@ -153,11 +153,10 @@ class WatchedTelemetry:
         elif not self._life.is_dead and event not in _EXPECTED:
             self._world.watch.fail("no errors of its own", f"{event} {fields}")
 
-    def _supervised(self, kind: str, detail: str) -> None:
-        self._world.note(f"supervision: {kind}")
-        is_crash = kind == "ChildEnded" and "CRASHED" in detail
-        if is_crash and not self._life.is_dead and not is_injected(detail):
-            self._world.watch.fail("no errors of its own", detail)
+    def _ended(self, ending: str, reason: str, **fields: Any) -> None:
+        self._world.note("supervision: ChildEnded")
+        if ending == "crashed" and not self._life.is_dead and not is_injected(reason):
+            self._world.watch.fail("no errors of its own", f"{fields['child']}: {reason}")
 
     def payment_outcome(self, payment: Payment, op: int, outcome: str, took_ms: int) -> None:
         """The canonical line of an operation's outcome."""

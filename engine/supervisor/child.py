@@ -20,9 +20,17 @@ from engine.supervisor.spec import ChildSpec, ShutdownWord
 # cancellation to unwind some nested task groups, too little for a clean-up that waits.
 BRUTAL_TURNS = 16
 
+# Of the exceptions of a group that a child raised, so many are named.
+CAUSES_MAX = 3
+
 
 def describe(error: BaseException) -> str:
-    """An exception as one line of a reason."""
+    """An exception as one line of a reason; a group as what is in it, the first few."""
+    if isinstance(error, BaseExceptionGroup):
+        causes = [describe(cause) for cause in error.exceptions[:CAUSES_MAX]]
+        if len(error.exceptions) > CAUSES_MAX:
+            causes.append(f"{len(error.exceptions) - CAUSES_MAX} more")
+        return "; ".join(causes)
     return f"{type(error).__name__}: {error}"
 
 

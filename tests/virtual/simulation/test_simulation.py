@@ -98,6 +98,11 @@ def test_a_campaign_reports_what_it_did(monkeypatch):
     assert set(report.sometimes) == set(SOMETIMES)
     assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report
     assert "Everything held." in render(report)
+    blind = msgspec.structs.replace(report, seeds=1_000, never=("a commit was slow",))
+    assert not blind.holds
+    assert "BLIND" in render(blind)
+    few = msgspec.structs.replace(report, seeds=999, never=("a commit was slow",))
+    assert few.holds
 
 
 def test_a_campaign_names_the_command_that_replays_a_finding(monkeypatch):
