@@ -9,9 +9,8 @@ SEEDS ?= 1000
 SECONDS ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run verify test simulate fuzz campaign torture bench bench-full loadtest soak lint \
-	format clean
-.PHONY: help run verify test campaign torture reliability bench lint format clean
+.PHONY: help run verify test simulate planted fuzz campaign torture reliability bench bench-full \
+	loadtest soak lint format clean
 
 help:
 	@echo "make run [PORT=8080] [DATA=folder]  start the engine with its own Postgres"
@@ -19,6 +18,7 @@ help:
 	@echo "make test                           style, types, layers and all tests"
 	@echo "make fuzz [MINUTES=5]               whatever nobody expects, for so long; writes fuzz.json"
 	@echo "make simulate [SEEDS=1000]          the whole engine on seeds, under every fault"
+	@echo "make planted                        after how many seeds bugs planted on purpose are found"
 	@echo "make campaign                       five kills under load and other long tests"
 	@echo "make torture                        every fault of real processes and databases, ten minutes"
 	@echo "make bench                          the benchmarks: a table, a plot, a file of figures"
@@ -26,7 +26,6 @@ help:
 	@echo "make loadtest                       traffic and trouble, each briefly; fails on a threshold"
 	@echo "make soak [SECONDS=1800]            the mix for long; fails on a threshold"
 	@echo "make reliability                    the tables of RELIABILITY.md, from their reports"
-	@echo "make bench                          authorisations and group commits, measured"
 	@echo "make lint                           style, types and layers only"
 	@echo "make format                         lay the code out"
 	@echo "make clean                          remove what was installed and cached; keeps all data"
@@ -52,7 +51,14 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 
 simulate: $(VENV)/.run
-	@exec $(BIN)/engine simulate --seeds $(SEEDS)
+	@exec $(BIN)/engine simulate --seeds $(SEEDS) --report simulate.json
+
+planted: $(VENV)/.test
+	$(BIN)/python -m tests.virtual.simulation.find planted.json
+
+# Ends by itself; what was found is in fuzz.json, with the seed that repeats it.
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.real.fuzz.run --minutes $(MINUTES)
 
 # Minutes of kills under load and everything else that is too long for every change.
 campaign: $(VENV)/.test
@@ -75,9 +81,6 @@ bench: $(VENV)/.bench
 bench-full: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --full
 
-# Ends by itself; what was found is in fuzz.json, with the seed that repeats it.
-fuzz: $(VENV)/.test
-	$(BIN)/python -m tests.real.fuzz.run --minutes $(MINUTES)
 # Under five minutes. HTML reports are in loadtests/reports/.
 loadtest: $(VENV)/.loadtest
 	$(BIN)/python -m loadtests

@@ -63,31 +63,51 @@ def _measured(scenarios: list[dict[str, Any]]) -> str:
 
 def simulate(report: dict[str, Any]) -> Iterator[str]:
     """Seeds, speed, faults."""
-    failing = report.get("failing_seeds") or []
+    failing = [str(failure["seed"]) for failure in report["failures"]]
+    injected = sum(report["faults"].values())
     yield (
-        f"{report['seeds']:,} seeds at {report['seeds_per_s']:g} a second; "
-        f"failing: {', '.join(map(str, failing)) or 'none'}."
+        f"{report['seeds']:,} seeds from {report['first_seed']:,} in {report['took_s']:.0f} s, "
+        f"{report['seeds_per_s']:.1f} a second in {report['processes']} processes: "
+        f"{report['payments']:,} payments, {report['requests']:,} requests, "
+        f"{report['virtual_s'] / 86_400:,.0f} virtual days, {injected:,} faults. "
+        f"Seeds that found something: {', '.join(failing) or 'none'}. "
+        f"Of {len(report['sometimes'])} things that should happen sometimes, "
+        f"{len(report['never'])} never did."
     )
-    for title, key in (("fault", "faults"), ("happened", "sometimes")):
-        if counted := report.get(key):
-            yield from ("", f"| {title} | times |", "|---|---|")
-            yield from (f"| {name} | {count:,} |" for name, count in sorted(counted.items()))
+    yield from ("", "| fault | injected |", "|---|---|")
+    yield from (f"| {name.replace('_', ' ')} | {n:,} |" for name, n in report["faults"].items())
+    yield from ("", "| what should happen sometimes | in so many runs |", "|---|---|")
+    yield from (f"| {name} | {n:,} |" for name, n in sorted(report["sometimes"].items()))
 
 
 def planted(report: dict[str, Any]) -> Iterator[str]:
     """Bugs that were put in to see whether they are found."""
-    yield from ("| bug that was planted | seeds until it was found |", "|---|---|")
-    yield from (f"| {bug} | {seeds} |" for bug, seeds in report.items())
+    starts = report["from"]
+    yield f"Seeds until each was found, counted from {len(starts)} seeds that are far apart."
+    yield ""
+    yield "| bug that was planted | " + " | ".join(f"from {start:,}" for start in starts) + " |"
+    yield "|---" * (len(starts) + 1) + "|"
+    for bug, counts in report["found"].items():
+        cells = " | ".join("not found" if count is None else str(count) for count in counts)
+        yield f"| {bug.replace('_', ' ')} | {cells} |"
 
 
 def fuzz(report: dict[str, Any]) -> Iterator[str]:
-    """Whatever was counted."""
-    yield from ("| what | how much |", "|---|---|")
-    yield from (
-        f"| {name.replace('_', ' ')} | {value} |"
-        for name, value in report.items()
-        if isinstance(value, int | float | str)
+    """What was sent, and what was answered."""
+    engine, rounds = report["engine"], report["properties"]["rounds"]
+    warm, end = (engine[when]["rss_bytes"] >> 20 for when in ("after_warm_up", "at_the_end"))
+    findings = len(report["findings"]) + report["findings_more"]
+    yield (
+        f"{report['minutes']:g} minutes from seed {report['seed']}: {findings or 'no'} findings; "
+        f"{warm} MiB resident after the warm-up, {end} MiB at the end; the books "
+        f"{'hold' if report['books_hold'] else 'do not hold'}. Beside it all property tests from "
+        f"new seeds: {rounds['passed']} rounds passed, {rounds['failed']} failed."
     )
+    yield from ("", "| generator | cases | statuses | slowest s |", "|---|---|---|---|")
+    for name, count in sorted(report["counts"].items()):
+        statuses = report["statuses"].get(name, {})
+        told = ", ".join(f"{status}: {n:,}" for status, n in sorted(statuses.items()))
+        yield f"| {name} | {count:,} | {told} | {report['slowest_s'].get(name, '')} |"
 
 
 PARTS: Final[dict[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
