@@ -49,7 +49,9 @@ class LedgerWriterActor:
         telemetry: Telemetry,
         *,
         entries_max: int,
+        told_max: int,
     ) -> None:
+        """`entries_max`: of a commit; `told_max`: of a message that says what was committed."""
         self._mailbox = mailbox
         self._directory = directory
         self._ledger = ledger
@@ -57,6 +59,7 @@ class LedgerWriterActor:
         self._ids = ids
         self._telemetry = telemetry
         self._entries_max = entries_max
+        self._told_max = told_max
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Commit until cancelled. Raises `Fenced` when a newer engine has taken over."""
@@ -144,7 +147,9 @@ class LedgerWriterActor:
         for write in group:
             tokens[write.reply_to, write.incarnation].append(write.token)
         for (name, incarnation), committed in tokens.items():
-            self._tell(name, Committed(incarnation, tuple(committed)))
+            for start in range(0, len(committed), self._told_max):
+                told = committed[start : start + self._told_max]
+                self._tell(name, Committed(incarnation, tuple(told)))
 
     def _note_available(self, batch: int | None = None) -> None:
         if self._directory.ledger_trouble is not None:

@@ -20,6 +20,9 @@ class ActorSettings(msgspec.Struct, frozen=True):
     Items of batches run `batch_window` at a time while they are answered promptly, so that a
     request between them does not wait for a whole batch. Where answers are slow, more are let in,
     as far as `batch_credits`.
+
+    A shard lets others run after `turn_messages`: what it has handed to the ledger writer by then
+    is committed while it goes on, and nobody's refusal waits for a thousand answers.
     """
 
     shards: int = 4
@@ -27,6 +30,7 @@ class ActorSettings(msgspec.Struct, frozen=True):
     shard_capacity: int = 4_000
     wait_ms: int = 10_000
     batch_entries_max: int = 4_000
+    turn_messages: int = 128
     gateway_reply_max_ms: int = 20_000
     timer_poll_ms: int = 5_000
     timer_horizon_ms: int = 60_000
@@ -39,8 +43,8 @@ class ActorSettings(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Raises ValueError where a queue could not hold what is admitted."""
-        if self.shards < 1 or self.credits < 1 or self.batch_window < 1:
-            raise ValueError("shards, credits and batch_window must be at least 1")
+        if min(self.shards, self.credits, self.batch_window, self.turn_messages) < 1:
+            raise ValueError("shards, credits, batch_window and turn_messages must be at least 1")
         if self.shard_capacity < self.credits:
             raise ValueError(
                 f"shard_capacity ({self.shard_capacity}) must be at least credits "

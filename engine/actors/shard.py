@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
 from anyio.abc import TaskStatus
 
@@ -173,15 +174,19 @@ class ShardActor:
         reader = self._mailbox.attach()
         task_status.started()
         handlers = self._handlers
+        turn = self._settings.turn_messages
         while (left := self._line.left()) is not None:
             self._line.turn(left, handlers[type(left)])
         while True:
             messages = await reader.receive_all()
-            # One reading of the clock for all that arrived together: they happen now.
-            self._now_ms = self._clock.now_ms()
-            for message in messages:
-                handlers[type(message)](message)
-                reader.acknowledge_one()
+            for start in range(0, len(messages), turn):
+                if start:
+                    await anyio.lowlevel.checkpoint()
+                # One reading of the clock for all of a turn: they happen now.
+                self._now_ms = self._clock.now_ms()
+                for message in messages[start : start + turn]:
+                    handlers[type(message)](message)
+                    reader.acknowledge_one()
 
     async def _flush(self) -> None:
         """Wait until whatever an earlier life sent to the writer has been settled."""

@@ -87,6 +87,7 @@ class ActorSystem:
             ids,
             telemetry,
             entries_max=settings.batch_entries_max,
+            told_max=settings.turn_messages,
         )
         self._child("ledger-writer", writer.run, shutdown_s=30.0)
         reader = LedgerReaderActor(

@@ -101,6 +101,7 @@ class Life:
                 shard_capacity=tuning.credits,
                 wait_ms=tuning.wait_ms,
                 batch_entries_max=tuning.batch_entries_max,
+                turn_messages=tuning.turn_messages,
                 gateway_reply_max_ms=tuning.gateway_reply_max_ms,
                 timer_poll_ms=tuning.timer_poll_ms,
                 inbox_retry_ms=tuning.inbox_retry_ms,

@@ -70,6 +70,7 @@ class Tuning(msgspec.Struct, frozen=True):
     credits: int
     wait_ms: int
     batch_entries_max: int
+    turn_messages: int
     gateway_reply_max_ms: int
     timer_poll_ms: int
     inbox_retry_ms: int
@@ -186,6 +187,7 @@ def _tuning(random: Random) -> Tuning:
         credits=random.choice((2, 4)) if is_tight and random.random() < 0.3 else 50,
         wait_ms=random.choice((1, 200, 1_000)) if is_tight else 10_000,
         batch_entries_max=random.choice((1, 2)) if is_tight else random.choice((5, 4_000)),
+        turn_messages=1 if is_tight else 128,
         gateway_reply_max_ms=20_000,
         timer_poll_ms=random.choice((100, 500, 5_000)),
         inbox_retry_ms=random.choice((500, 5_000)),

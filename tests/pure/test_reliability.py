@@ -21,13 +21,34 @@ REPORTS = {
     },
     "simulate": {
         "seeds": 1_000,
+        "first_seed": 0,
+        "took_s": 80.0,
         "seeds_per_s": 12.5,
+        "processes": 2,
+        "payments": 12_000,
+        "requests": 90_000,
+        "virtual_s": 86_400.0,
         "faults": {"kill": 3},
-        "sometimes": {"fenced": 4},
-        "failing_seeds": [],
+        "sometimes": {"fenced": 4, "parked": 0},
+        "never": ["parked"],
+        "failures": [{"seed": 7}],
     },
-    "planted": {"answers before the commit": 3},
-    "fuzz": {"requests": 10_000},
+    "planted": {"from": [0, 10_000], "found": {"reply_before_commit": [3, None]}},
+    "fuzz": {
+        "minutes": 5.0,
+        "seed": 1,
+        "books_hold": True,
+        "engine": {
+            "after_warm_up": {"rss_bytes": 80 << 20},
+            "at_the_end": {"rss_bytes": 90 << 20},
+        },
+        "properties": {"rounds": {"passed": 3, "failed": 0}},
+        "counts": {"bodies": 10_000, "sweep": 12},
+        "statuses": {"bodies": {"201": 95, "400": 3_070}},
+        "slowest_s": {"bodies": 0.3},
+        "findings": [],
+        "findings_more": 0,
+    },
 }
 
 
@@ -40,6 +61,11 @@ def test_a_part_is_made_anew_and_the_rest_stays(name: str) -> None:
     assert text.split(begin)[0] == document.split(begin)[0]
     assert text.split(end)[1] == document.split(end)[1]
     assert "\n".join(PARTS[name](REPORTS[name])) in text
+
+
+def test_what_was_missed_is_said() -> None:
+    assert "found something: 7. Of 2 things" in "\n".join(PARTS["simulate"](REPORTS["simulate"]))
+    assert "| reply before commit | 3 | not found |" in PARTS["planted"](REPORTS["planted"])
 
 
 def test_a_document_without_the_part_is_refused() -> None:
