@@ -119,9 +119,10 @@ async def test_row_39_stands_still_while_another_takes_over(
     """What wakes up late finds that its turn is over: it writes nothing and charges nothing."""
     for engine in works.engines:
         if engine.is_running:
-            await asyncio.to_thread(engine.terminate)
+            await asyncio.to_thread(engine.kill)
     zombie, heir = works.engines
-    zombie.spawn(f"{point}:15:stop")
+    # Late enough that the load gets its first answers, however small the group commits are.
+    zombie.spawn(f"{point}:40:stop")
     await wait_status(zombie, "/readyz", 200)
     async with under_load(zombie, scenario, seed=39, patience_s=4) as (client, load):
         heir.spawn()
