@@ -23,7 +23,15 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from engine.actors.directory import Directory
 from engine.domain.breaker import OUTCOME_IS_OK, counts_as_failure
-from engine.domain.news import NEWS_KIND, Failed, GatewayCall, OperationNews, Unknown
+from engine.domain.news import (
+    NEWS_KIND,
+    TIMED_OUT,
+    Failed,
+    GatewayCall,
+    NotFound,
+    OperationNews,
+    Unknown,
+)
 from engine.failpoints import failpoint
 from engine.messages import Heard, Perform, ToGateway
 from engine.ports import Breaker, Clock, Gateway, Telemetry
@@ -169,7 +177,7 @@ class GatewayActor:
         # Asked once more, because the process may have stood still since it was let through. It may
         # at any moment; once the call is being made, its own time-out ends it.
         is_late = self._is_late(message)
-        news: OperationNews = _NEVER_SENT if is_late else Unknown("timeout")
+        news: OperationNews = _NEVER_SENT if is_late else Unknown(TIMED_OUT)
         try:
             if not is_late:
                 with anyio.move_on_after(self._traits.deadline_ms / 1000):
@@ -225,6 +233,8 @@ class GatewayActor:
             self._refuse_waiting()
 
     def _tell(self, message: Perform, news: OperationNews) -> None:
+        if isinstance(news, NotFound):
+            news = NotFound(message.asked_ms)
         self._directory.shard_of(message.payment_id).put_reserved_nowait(
             Heard(
                 message.payment_id,

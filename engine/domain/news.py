@@ -119,6 +119,10 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True, gc=F
     sent: bool = True
 
 
+TIMED_OUT = "timeout"
+"""The reason of an `Unknown` whose call was cut off a deadline after it had left."""
+
+
 class Unknown(msgspec.Struct, frozen=True, tag="unknown", gc=False):
     """It may or may not have been done: time-out, 5xx, unreadable or contradictory reply."""
 
@@ -126,7 +130,12 @@ class Unknown(msgspec.Struct, frozen=True, tag="unknown", gc=False):
 
 
 class NotFound(msgspec.Struct, frozen=True, tag="not_found", gc=False):
-    """A look-up found nothing. Definite only once the provider's look-up lag has passed."""
+    """A look-up found nothing. Definite only once the provider's look-up lag has passed.
+
+    `asked_ms`: when it was asked (None: just now). Of what was seen later it says nothing.
+    """
+
+    asked_ms: int | None = None
 
 
 class Disputed(msgspec.Struct, frozen=True, tag="disputed", gc=False):

@@ -14,11 +14,13 @@ from engine.domain.fees import fee_for
 from engine.domain.ids import op_id
 from engine.domain.news import (
     NEWS_KIND,
+    TIMED_OUT,
     ActionRequired,
     Approved,
     Declined,
     Disputed,
     Failed,
+    NotFound,
     OperationNews,
     PaymentNews,
     RefundedElsewhere,
@@ -450,8 +452,12 @@ def _wait_for_gateway(change: Change, op: Operation, news: OperationNews, via: s
 
 def _doubt(change: Change, op: Operation, news: OperationNews, via: str) -> None:
     assert isinstance(news, Unknown), news
-    # It was sent no earlier than a deadline ago: the commit before it may have taken its time.
-    sent_ms = max(op.sent_ms, change.env.now_ms - change.env.traits.deadline_ms)
+    # The commit before it, or its queue, may have taken their time. A call that was cut off left a
+    # deadline ago; any other may have left just before it broke, up to a deadline after its step.
+    now_ms, deadline_ms = change.env.now_ms, change.env.traits.deadline_ms
+    sent_ms = max(op.sent_ms, now_ms - deadline_ms)
+    if news.reason != TIMED_OUT:
+        sent_ms = max(sent_ms, min(now_ms, op.sent_ms + deadline_ms))
     change.set_op(
         op.n,
         code=news.reason,
@@ -489,21 +495,25 @@ def _weigh_absence(change: Change, op: Operation, news: OperationNews, via: str)
     a crash: it is abandoned, and its key may run again, since a customer may by now have paid
     elsewhere. What is owed is not: it is tried again.
     """
-    traits = change.env.traits
-    if op.sent_ms > change.env.now_ms:
+    assert isinstance(news, NotFound), news
+    traits, now_ms = change.env.traits, change.env.now_ms
+    asked_ms = now_ms if news.asked_ms is None else news.asked_ms
+    cut_off = op.status == "processing"
+    # What was cut off may have waited in a queue that lived on, for up to a deadline.
+    queued_ms = traits.deadline_ms if cut_off else 0
+    if op.sent_ms > now_ms:
         # The clock was ahead then and has been put right since, over a restart: as above.
-        op = change.set_op(op.n, sent_ms=change.env.now_ms)
-    since_ms = max(op.sent_ms, change.env.since_ms)
-    if op.checks == 0 and change.env.now_ms >= since_ms + traits.settled_ms:
-        since_ms = change.env.now_ms
-        op = change.set_op(op.n, sent_ms=since_ms)
-    if change.env.now_ms < since_ms + traits.settled_ms:
+        op = change.set_op(op.n, sent_ms=now_ms)
+    since_ms = max(op.sent_ms + queued_ms, change.env.since_ms)
+    if op.checks == 0 and asked_ms >= since_ms + traits.settled_ms:
+        since_ms = now_ms
+        op = change.set_op(op.n, sent_ms=now_ms - queued_ms)
+    if asked_ms < since_ms + traits.settled_ms:
         # Asked again no later than the answer counts, however many restarts asked before.
         op = change.set_op(op.n, checks=op.checks + 1)
-        due_ms = min(_next_check(change, op, op.checks), since_ms + traits.settled_ms)
+        due_ms = min(_next_check(change, op, op.checks), max(now_ms, since_ms + traits.settled_ms))
         change.set_op(op.n, next_check_ms=due_ms)
         return
-    cut_off = op.status == "processing"
     abandoned = cut_off and not op.owed
     if abandoned and op.key:
         change.release_keys.append(op.key)

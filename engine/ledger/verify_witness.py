@@ -20,6 +20,7 @@ Moved = Mapping[tuple[int, str, str], int]
 """(operation, kind of transfer, phase) -> the sum of its transfers, in minor units."""
 
 IN_FLIGHT: Final = ""
+REVERSAL_FAILED: Final = "and its reversal failed"
 """Stands for a sentence where two sides differ and may still agree by themselves."""
 
 Found = tuple[str, str]
@@ -161,7 +162,7 @@ def _undone(
         if reversal.is_open or reversal.retry_ms is not None:
             return IN_FLIGHT
         if reversal.status != "succeeded":
-            return f"the {op.type} is {op.status} here, was done there, and its reversal failed"
+            return f"the {op.type} is {op.status} here, was done there, {REVERSAL_FAILED}"
         amount = recorded(op, moved) if op.type == "purchase" else reversal.amount
         if effect.amount == amount:
             return None

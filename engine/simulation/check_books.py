@@ -15,7 +15,7 @@ from engine.domain.witness import WitnessEffect
 from engine.gateways.simulator_books import Effect
 from engine.ledger import verify_rules as rules
 from engine.ledger.rows import SIGNS
-from engine.ledger.verify_witness import IN_FLIGHT, compare, unknown_payment
+from engine.ledger.verify_witness import IN_FLIGHT, REVERSAL_FAILED, compare, unknown_payment
 from engine.simulation.watch import Violation
 
 if TYPE_CHECKING:
@@ -166,23 +166,23 @@ def gateway(world: World, payments: list[Payment], *, grace_ms: int) -> Iterator
         there = effects.pop(payment.id, [])
         sums = moved.get(payment.id, {})
         for id_, what in compare(payment, sums, there, now_ms=now_ms, grace_ms=grace_ms):
-            if what != IN_FLIGHT and not _is_with_a_person(payment, id_):
+            if what != IN_FLIGHT and not _is_with_a_person(payment, id_, what):
                 yield Violation("I3 gateway", f"{id_}: {what}")
     for payment_id in effects:
         for id_, what in unknown_payment(effects[payment_id], now_ms=now_ms + 1):
             yield Violation("I3 gateway", f"{id_}: {what}")
 
 
-def _is_with_a_person(payment: Payment, id_: str) -> bool:
+def _is_with_a_person(payment: Payment, id_: str, what: str) -> bool:
     """A reversal that the gateway refused, or took back, has nobody else who could decide.
 
-    What it should have undone stays done for so long, so that is told apart with it.
+    What it should have undone stays done for so long; nothing else is excused of that.
     """
-    reversals = [op for op in payment.operations if op.type == "reversal"]
-    at_fault = {op_id(payment.id, op.n) for op in reversals}
-    if reversals and reversals[-1].status != "succeeded":
-        at_fault.add(op_id(payment.id, 1))
-    return payment.needs_review and id_ in at_fault
+    if what.endswith(REVERSAL_FAILED):
+        return payment.needs_review
+    return payment.needs_review and any(
+        op.type == "reversal" for op in payment.operations if op_id(payment.id, op.n) == id_
+    )
 
 
 def _witnessed(effect: Effect, now_ms: int) -> WitnessEffect:

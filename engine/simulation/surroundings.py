@@ -138,6 +138,8 @@ class WatchedTelemetry:
             self._ended(**fields)
         elif event == "supervision":
             self._world.note(f"supervision: {fields['kind']}")
+            if fields["kind"] == "ChildDidNotStart":
+                self._did_not_start(fields["detail"])
         elif event == "breaker_changed":
             self._world.note(f"the breaker became {fields['now']}")
         elif event == "entry_refused":
@@ -157,6 +159,11 @@ class WatchedTelemetry:
         self._world.note("supervision: ChildEnded")
         if ending == "crashed" and not self._life.is_dead and not is_injected(reason):
             self._world.watch.fail("no errors of its own", f"{fields['child']}: {reason}")
+
+    def _did_not_start(self, detail: str) -> None:
+        # Recovery reads the ledger, which may be unreachable then.
+        if not (self._life.is_dead or "LedgerUnavailable" in detail or is_injected(detail)):
+            self._world.watch.fail("no errors of its own", detail)
 
     def payment_outcome(self, payment: Payment, op: int, outcome: str, took_ms: int) -> None:
         """The canonical line of an operation's outcome."""

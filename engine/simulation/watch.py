@@ -97,7 +97,7 @@ class Watch:
             return
         # A void may be overtaken, while it waits for its turn, by the news that settles it; it then
         # finds nothing to release.
-        was_overtaken = call.action == "void" and op.status == "succeeded"
+        was_overtaken = op.type == "cancel" and op.status == "succeeded"
         if op.deferred or not (op.is_open or was_overtaken):
             self.fail("intent first", f"{call.op_id} is sent although it is {op.status}")
         if op.type != "reversal" and ACTIONS[op.type] != call.action:

@@ -87,7 +87,7 @@ class MailboxReader(Generic[T]):
     def acknowledge_one(self) -> None:
         """Mark the next message of the batch as handled; a crash then redelivers only the rest.
 
-        Room is given back with the whole batch. Raises MailboxRevoked.
+        Gives its room back. Raises MailboxRevoked.
         """
         if self._revoked:
             raise MailboxRevoked("another incarnation owns this mailbox now")
@@ -172,6 +172,8 @@ class Mailbox(Generic[T]):
 
     def _put(self, message: T, limit: int) -> None:
         depth = self._received - self._settled
+        if self._reader is not None:
+            depth -= self._reader._cursor  # Handled, with others of its batch still to come.
         if depth >= limit:
             raise MailboxFull(f"the mailbox holds {depth} of {limit} messages")
         self._waiting.append(message)

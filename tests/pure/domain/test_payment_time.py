@@ -126,7 +126,10 @@ def test_what_a_crash_cut_off_is_abandoned_and_its_key_is_free():
     one.wait(2_000)
     one.look_up(1, NotFound())
     assert (one.status, one.calls) == ("processing", ())
-    one.wait(8_000)
+    one.wait(13_999)
+    one.look_up(1, NotFound())
+    assert one.status == "processing", "it may have waited in a queue for the whole deadline"
+    one.wait(1)
     one.look_up(1, NotFound())
     assert (one.status, one.payment.failure_code) == ("failed", "abandoned")
     assert one.released_keys == ["key-1"]
@@ -154,7 +157,7 @@ def test_what_was_sent_by_a_clock_that_was_ahead_is_waited_for_from_now():
     one.since_ms = one.now_ms
     one.look_up(1, NotFound())
     assert one.status == "processing"
-    one.wait(9_999)
+    one.wait(15_999)
     one.look_up(1, NotFound())
     assert one.status == "processing"
     one.wait(1)
@@ -182,3 +185,32 @@ def test_restarts_do_not_put_the_answer_off():
         one.since_ms = one.now_ms
         one.look_up(1, NotFound())
     assert one.op(1).next_check_ms == one.now_ms + 10_000
+
+
+def test_a_call_that_broke_may_have_left_just_before():
+    """Its step was taken at 0, it left at 5 s and broke at 5.1 s: it counts from there."""
+    one = OnePayment()
+    one.wait(5_100)
+    one.hear(1, Unknown("reply_lost"))
+    one.wait(1_000)
+    one.look_up(1, NotFound())
+    one.wait(8_999)
+    one.look_up(1, NotFound())
+    assert one.status == "unknown"
+    one.wait(1)
+    one.look_up(1, NotFound())
+    assert one.status == "failed"
+
+
+def test_not_found_says_nothing_of_what_came_after_the_asking():
+    one = OnePayment()
+    one.wait(6_000)
+    one.hear(1, Unknown("timeout"))
+    one.wait(1_000)
+    one.look_up(1, NotFound())
+    asked_ms = one.now_ms + 2_999
+    one.wait(60_000)
+    one.look_up(1, NotFound(asked_ms))
+    assert (one.status, one.op(1).next_check_ms) == ("unknown", one.now_ms)
+    one.look_up(1, NotFound(asked_ms + 1))
+    assert one.status == "failed"

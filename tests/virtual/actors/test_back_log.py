@@ -38,9 +38,7 @@ async def test_a_back_log_is_worked_off_at_once_and_in_bounded_portions(autojump
     await asleep.start()
     await asleep.until(lambda: not left(asleep, ids), 10)
     most = max(mailbox.statistics().high_water for mailbox in asleep.system.directory.shards)
-    # Of each, the wake-up counts until all that came with it are handled, and meanwhile its
-    # payment arrives.
-    assert most < 2 * timers.OUT_MAX + 50
+    assert most < timers.OUT_MAX + 50
     assert woken(asleep) == 20_000, "each once"
 
 
