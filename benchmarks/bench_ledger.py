@@ -112,6 +112,7 @@ class Bench:
         actor = LedgerWriterActor(
             mailbox, directory, self.ledger, clock, RandomIds(clock), self._telemetry,
             entries_max=ActorSettings().batch_entries_max,
+            told_max=128,
         )  # fmt: skip
         source = self._sources.setdefault(name, TransferSource())
         entries = source.entries(self._next_id, CALLERS * CALLS_EACH)
