@@ -8,8 +8,9 @@
 --
 --   1. One engine writes at a time. A row holds its epoch, and every commit checks it.
 --   2. A group commit is one numbered batch of a journal whose hashes form a chain.
---   3. Transfers are only ever added. Accounts carry running totals of them, updated once per
---      batch, and a history of their totals.
+--   3. Transfers are only ever added. Accounts carry running totals of them, which are projected
+--      a moment behind the journal, and a history of their totals. What is read is always exact:
+--      the projected totals, and the transfers since.
 --   4. A payment is one row. Check constraints on that row guard what is asked for: it is what
 --      stops a double refund, which no isolation level does by itself.
 --   5. Idempotency keys and events: what clients were, and will be, told.
@@ -86,9 +87,10 @@ CREATE INDEX batches_recorded ON batches (recorded_ms, number);
 -- 3. Accounts and transfers
 -- ======================================================================================
 
--- Four running totals, as TigerBeetle keeps them, in minor units. Nothing bounds a balance from
--- below: a dispute after a payout is a fact. A pending total below zero however means that a
--- second phase took more than was held, which is a bug of ours.
+-- Four running totals, as TigerBeetle keeps them, in minor units, as of the last projection: read
+-- `account_totals`, which adds what has been recorded since. Nothing bounds a balance from below: a
+-- dispute after a payout is a fact. A pending total below zero however means that a second phase
+-- took more than was held, which is a bug of ours; the engine refuses it before it commits.
 -- The fill factor leaves room for the next version of the row on its page, and no index covers
 -- what changes: so an update of a total stays on the page (HOT) and touches no index.
 CREATE TABLE accounts (
@@ -112,10 +114,22 @@ CREATE TABLE accounts (
     CONSTRAINT accounts_posted_not_negative CHECK (debits_posted >= 0 AND credits_posted >= 0)
 ) WITH (fillfactor = 40);
 
--- An account's totals after each batch that touched it. It answers what an account's balance was
--- at a time, and it finds an account's transfers without an index on the transfers' accounts,
--- which every transfer would pay for twice: the account's transfers of a batch lie between the
--- two ids given here.
+-- How far the totals have been projected: each row covers the batches after `after_batch` up to
+-- `batch`, and the rows cover the journal from its beginning without a gap. `recorded_ms` is that
+-- of its last batch.
+CREATE TABLE projections (
+    batch bigint NOT NULL,
+    after_batch bigint NOT NULL,
+    recorded_ms bigint NOT NULL,
+    CONSTRAINT projections_pkey PRIMARY KEY (batch),
+    CONSTRAINT projections_follow UNIQUE (after_batch),
+    CONSTRAINT projections_forward CHECK (batch > after_batch)
+);
+
+-- An account's totals after each projection that touched it; `version` counts its transfers. It
+-- answers what an account's balance was at a time, and it finds an account's transfers without an
+-- index on the transfers' accounts, which every transfer would pay for twice: the account's
+-- transfers of a projection's batches lie between the two ids given here.
 CREATE TABLE account_history (
     account_id bigint NOT NULL,
     batch bigint NOT NULL,
@@ -175,8 +189,134 @@ FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER batches_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON batches
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
+CREATE TRIGGER projections_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON projections
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
 CREATE TRIGGER account_history_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON account_history
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- What the batches after one up to another add to each account: the fold of their transfers. Ids
+-- of one batch may lie among those of the next, so the ids only say where to look.
+CREATE FUNCTION moved(in_after_batch bigint, in_batch bigint) RETURNS TABLE (
+    account_id bigint,
+    debits_pending bigint,
+    debits_posted bigint,
+    credits_pending bigint,
+    credits_posted bigint,
+    transfers bigint,
+    first_transfer bigint,
+    last_transfer bigint
+)
+LANGUAGE sql
+STABLE
+AS $$
+    WITH bounds AS (
+        SELECT min(b.first_transfer) AS low, max(b.last_transfer) AS high
+        FROM batches b
+        WHERE b.lane = 0 AND b.number > in_after_batch AND b.number <= in_batch
+            AND b.transfers > 0
+    ),
+
+    pairs AS (
+        SELECT
+            t.debit_account, t.credit_account, count(*) AS transfers,
+            min(t.id) AS low, max(t.id) AS high,
+            sum(
+                CASE t.phase WHEN 'posted' THEN 0 WHEN 'pending' THEN t.amount ELSE -t.amount END
+            ) AS pending,
+            sum(CASE WHEN t.phase IN ('posted', 'post_pending') THEN t.amount ELSE 0 END) AS posted
+        FROM bounds
+        JOIN transfers t ON t.id BETWEEN bounds.low AND bounds.high
+        WHERE t.batch > in_after_batch AND t.batch <= in_batch
+        GROUP BY t.debit_account, t.credit_account
+    ),
+
+    sides AS (
+        SELECT
+            p.debit_account AS account_id, p.pending AS dp, p.posted AS dd, 0 AS cp, 0 AS cc,
+            p.transfers, p.low, p.high
+        FROM pairs p
+        UNION ALL
+        SELECT p.credit_account, 0, 0, p.pending, p.posted, p.transfers, p.low, p.high
+        FROM pairs p
+    )
+
+    SELECT
+        s.account_id, sum(s.dp)::bigint, sum(s.dd)::bigint, sum(s.cp)::bigint, sum(s.cc)::bigint,
+        sum(s.transfers)::bigint, min(s.low), max(s.high)
+    FROM sides s
+    GROUP BY s.account_id
+$$;
+
+-- The accounts with their totals as of the last batch there is.
+CREATE VIEW account_totals AS
+SELECT
+    a.id, a.book, a.kind, a.owner, a.currency, a.livemode, a.batch, a.created_ms,
+    a.debits_pending + coalesce(m.debits_pending, 0) AS debits_pending,
+    a.debits_posted + coalesce(m.debits_posted, 0) AS debits_posted,
+    a.credits_pending + coalesce(m.credits_pending, 0) AS credits_pending,
+    a.credits_posted + coalesce(m.credits_posted, 0) AS credits_posted,
+    a.version + coalesce(m.transfers, 0) AS version
+FROM accounts a
+LEFT JOIN moved(
+    (SELECT coalesce(max(p.batch), 0) FROM projections p), 9223372036854775807
+) m ON m.account_id = a.id;
+
+-- Brings the accounts' totals and their history up to the last batch, or to one that leaves no
+-- more than about `in_transfers` to fold at once. Returns the number of transfers it folded; fewer
+-- than that means that there is nothing more to do. Whoever runs it, and however often: each batch
+-- is folded once.
+CREATE FUNCTION project_totals(in_transfers bigint) RETURNS bigint
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    done bigint;
+    upto bigint;
+    folded bigint;
+    upto_ms bigint;
+BEGIN
+    -- Against itself only: nobody else writes here, and readers are not kept waiting.
+    LOCK TABLE projections IN SHARE ROW EXCLUSIVE MODE;
+    SELECT coalesce(max(p.batch), 0) INTO done FROM projections p;
+    SELECT w.number, w.folded, w.recorded_ms INTO upto, folded, upto_ms
+    FROM (
+        SELECT
+            b.number, b.transfers, b.recorded_ms,
+            sum(b.transfers) OVER (ORDER BY b.number)::bigint AS folded
+        FROM batches b
+        WHERE b.lane = 0 AND b.number > done
+    ) w
+    WHERE w.folded - w.transfers < in_transfers
+    ORDER BY w.number DESC
+    LIMIT 1;
+    IF coalesce(folded, 0) = 0 THEN
+        RETURN 0;
+    END IF;
+    WITH updated AS (
+        UPDATE accounts a SET
+            debits_pending = a.debits_pending + m.debits_pending,
+            debits_posted = a.debits_posted + m.debits_posted,
+            credits_pending = a.credits_pending + m.credits_pending,
+            credits_posted = a.credits_posted + m.credits_posted,
+            version = a.version + m.transfers
+        FROM moved(done, upto) m
+        WHERE a.id = m.account_id
+        RETURNING a.id, a.debits_pending, a.debits_posted, a.credits_pending,
+            a.credits_posted, a.version, m.first_transfer, m.last_transfer
+    )
+    INSERT INTO account_history (
+        account_id, batch, recorded_ms, debits_pending, debits_posted, credits_pending,
+        credits_posted, version, first_transfer, last_transfer
+    )
+    SELECT
+        u.id, upto, upto_ms, u.debits_pending, u.debits_posted, u.credits_pending,
+        u.credits_posted, u.version, u.first_transfer, u.last_transfer
+    FROM updated u
+    ORDER BY u.id;
+    INSERT INTO projections (batch, after_batch, recorded_ms) VALUES (upto, done, upto_ms);
+    RETURN folded;
+END
+$$;
 
 -- ======================================================================================
 -- 4. Payments
@@ -363,12 +503,6 @@ CREATE TYPE account_input AS (
     id bigint, book text, kind text, owner text, currency text, livemode boolean
 );
 
-CREATE TYPE balance_input AS (
-    account_id bigint,
-    debits_pending bigint, debits_posted bigint, credits_pending bigint, credits_posted bigint,
-    first_transfer bigint, last_transfer bigint
-);
-
 CREATE TYPE transfer_input AS (
     id bigint, debit_account bigint, credit_account bigint, amount bigint, kind text, phase text,
     resolves bigint, link bigint, payment_id text, op integer, event_ms bigint
@@ -430,14 +564,13 @@ CREATE TYPE dead_letter_input AS (
 
 -- Some arrays have names of their own: the engine packs these itself (engine/ledger/packing.py),
 -- and its driver takes ready-made bytes for a domain, not for an array.
-CREATE DOMAIN balance_inputs AS balance_input [];
 CREATE DOMAIN transfer_inputs AS transfer_input [];
 CREATE DOMAIN timeline_inputs AS timeline_input [];
 CREATE DOMAIN timer_inputs AS timer_input [];
 
 -- A second phase repeats the accounts of what it resolves, and takes no more than that. That its
 -- parts together take no more is proved by `verify`, and guarded roughly by the pending totals,
--- which can't fall below zero.
+-- which the engine does not let fall below zero.
 CREATE FUNCTION check_second_phases(in_first_transfer bigint, in_last_transfer bigint) RETURNS void
 LANGUAGE plpgsql
 AS $$
@@ -475,7 +608,6 @@ CREATE FUNCTION append_batch(
     in_prev_hash bytea,
     in_hash bytea,
     in_accounts account_input [],
-    in_balances balance_inputs,
     in_transfers transfer_inputs,
     in_second_phases boolean,
     in_payments payment_input [],
@@ -555,38 +687,6 @@ BEGIN
     IF in_accounts IS NOT NULL THEN
         INSERT INTO accounts (id, book, kind, owner, currency, livemode, batch, created_ms)
         SELECT a.*, in_number, in_recorded_ms FROM unnest(in_accounts) a;
-    END IF;
-
-    IF in_balances IS NOT NULL THEN
-        -- Without locking the rows in order of id first: two commits never meet here. Whoever is
-        -- second has waited at the journal for the first one's end, or has found its number or
-        -- the hash before it missing. More lanes than one would need the lock.
-        -- One update per account, however many transfers touch it: a hot account costs no more
-        -- than a cold one.
-        WITH updated AS (
-            UPDATE accounts a SET
-                debits_pending = a.debits_pending + b.debits_pending,
-                debits_posted = a.debits_posted + b.debits_posted,
-                credits_pending = a.credits_pending + b.credits_pending,
-                credits_posted = a.credits_posted + b.credits_posted,
-                version = a.version + 1
-            FROM unnest(in_balances) b
-            WHERE a.id = b.account_id
-            RETURNING a.id, a.debits_pending, a.debits_posted, a.credits_pending,
-                a.credits_posted, a.version, b.first_transfer, b.last_transfer
-        )
-        INSERT INTO account_history (
-            account_id, batch, recorded_ms, debits_pending, debits_posted, credits_pending,
-            credits_posted, version, first_transfer, last_transfer
-        )
-        SELECT
-            u.id, in_number, in_recorded_ms, u.debits_pending, u.debits_posted,
-            u.credits_pending, u.credits_posted, u.version, u.first_transfer, u.last_transfer
-        FROM updated u;
-        GET DIAGNOSTICS touched = ROW_COUNT;
-        IF touched <> cardinality(in_balances) THEN
-            RAISE EXCEPTION 'an account is not there' USING ERRCODE = 'PE004';
-        END IF;
     END IF;
 
     IF in_transfers IS NOT NULL THEN
@@ -742,5 +842,5 @@ SELECT
     a.book, a.currency, a.livemode,
     sum(a.debits_posted) - sum(a.credits_posted) AS posted,
     sum(a.debits_pending) - sum(a.credits_pending) AS pending
-FROM accounts a
+FROM account_totals a
 GROUP BY a.book, a.currency, a.livemode;

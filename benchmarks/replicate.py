@@ -34,8 +34,6 @@ BYTES_EACH = 9_000
 """Disk for one settled payment with its indexes and its share of the log, generously."""
 
 _NUMBERS = re.compile(r'"(?:transfer|hold)":(\d+)|"transfers":"(\d+(?:,\d+)*)"')
-# Phase -> what one unit of the amount adds to a side's totals, pending and posted.
-_SIGNS = {"posted": (0, 1), "pending": (1, 0), "post_pending": (-1, 1), "void_pending": (-1, 0)}
 
 _CHUNK = """
 INSERT INTO pg_temp.chunk
@@ -227,19 +225,6 @@ def quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def effects_of(transfers: list[dict[str, Any]]) -> dict[int, list[int]]:
-    """Account -> what one payment adds to its four totals, and its first and last transfer."""
-    effects: dict[int, list[int]] = {}
-    for k, t in enumerate(transfers):
-        pending, posted = (sign * t["amount"] for sign in _SIGNS[t["phase"]])
-        for side, account in ((0, t["debit_account"]), (2, t["credit_account"])):
-            effect = effects.setdefault(account, [0, 0, 0, 0, k, k])
-            effect[side] += pending
-            effect[side + 1] += posted
-            effect[5] = k
-    return effects
-
-
 async def write_batches(
     connection: asyncpg.Connection,
     template: Template,
@@ -248,7 +233,7 @@ async def write_batches(
     count: int,
     hash_: bytes,
 ) -> bytes:
-    """Seal the chunk's batches, keep the accounts and their history; returns the last hash."""
+    """Seal the chunk's batches and project their totals; returns the last hash."""
     ids = await connection.fetch("SELECT pid, transfer, batch FROM pg_temp.chunk ORDER BY n")
     head, each = template.head, len(template.transfers)
     batches = []
@@ -268,8 +253,7 @@ async def write_batches(
         batches.append((0, number, key, head["epoch"], head["recorded_ms"], len(sealed), first,
                         last, before, hash_))  # fmt: skip
     await connection.copy_records_to_table("batches", records=batches)
-    for account, (*adds, first_k, last_k) in effects_of(template.transfers).items():
-        await add_to_account(connection, account, adds, (first_k, last_k, each), batches)
+    await connection.execute("SELECT project_totals($1)", 2**62)
     return hash_
 
 
@@ -282,35 +266,3 @@ def _number(transfer: int, first: int, template: Template) -> int:
         if t["id"] == transfer:
             return first + k
     return 0
-
-
-async def add_to_account(
-    connection: asyncpg.Connection,
-    account: int,
-    adds: list[int],
-    place: tuple[int, int, int],
-    batches: list[tuple[Any, ...]],
-) -> None:
-    """One row of history per batch, and the totals after the last of them."""
-    now = await connection.fetchrow(
-        "SELECT debits_pending, debits_posted, credits_pending, credits_posted, version "
-        "FROM accounts WHERE id = $1",
-        account,
-    )
-    assert now is not None, "the template's accounts exist"
-    totals, version = list(now)[:4], now["version"]
-    first_k, last_k, each = place
-    history = []
-    for batch in batches:
-        totals = [total + add * BATCH for total, add in zip(totals, adds, strict=True)]
-        version += 1
-        history.append(
-            (account, batch[1], batch[4], *totals, version, batch[6] + first_k,
-             batch[6] + (BATCH - 1) * each + last_k)
-        )  # fmt: skip
-    await connection.copy_records_to_table("account_history", records=history)
-    await connection.execute(
-        "UPDATE accounts SET debits_pending = $2, debits_posted = $3, credits_pending = $4, "
-        "credits_posted = $5, version = $6 WHERE id = $1",
-        account, *totals, version,
-    )  # fmt: skip

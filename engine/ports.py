@@ -110,7 +110,10 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """An account and its four running totals, as TigerBeetle keeps them (minor units)."""
+    """An account and its four running totals, as TigerBeetle keeps them (minor units).
+
+    `version` counts its transfers.
+    """
 
     id: int
     book: str
@@ -188,6 +191,18 @@ class LedgerWriter(Protocol):
         """Apply the batch in one transaction.
 
         Raises `KeysTaken`, `EntryInvalid`, `LedgerUnavailable` or `Fenced`.
+        """
+        ...
+
+
+class LedgerTotals(Protocol):
+    """What keeps the accounts' totals close to the journal: one caller at a time."""
+
+    async def project_totals(self) -> int:
+        """Bring them up to the last batch; returns how many transfers were folded into them.
+
+        What `LedgerReader` tells is exact before and after. Raises `LedgerUnavailable`, and
+        `EntryInvalid` where the totals cannot be what the journal says.
         """
         ...
 

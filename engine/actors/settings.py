@@ -39,6 +39,7 @@ class ActorSettings(msgspec.Struct, frozen=True):
     answered_keys_max: int = 20_000
     batch_window: int = 128
     park_retry_s: float = 30.0
+    totals_every_s: float = 1.0
     fees: Mapping[str, FeeSchedule] = {}
 
     def __post_init__(self) -> None:

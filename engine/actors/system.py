@@ -6,7 +6,8 @@ The tree, in the order of its starts (stops are the reverse):
     ├── ledger-writer        ├── gateway-<name> ...      ├── reconciler, expiry, retry
     ├── ledger-reader        ├── shard-<n> ... each under a supervisor of its own (3 in 10 s,
     ├── router               │                 then parked and tried again every 30 s)
-    └── webhooks
+    ├── webhooks
+    └── totals
 
 A shard that cannot run is parked and takes no sibling down, so intensities do not multiply up
 from there. Everything concrete (ledger, gateways, clock) is an argument.
@@ -30,6 +31,8 @@ from engine.actors.router import Router
 from engine.actors.settings import ActorSettings
 from engine.actors.shard import ShardActor
 from engine.actors.timers import TimersActor
+from engine.actors.totals import NAME as TOTALS
+from engine.actors.totals import TotalsActor
 from engine.actors.webhook import NAME as WEBHOOKS
 from engine.actors.webhook import WebhookActor
 from engine.domain.entry import DeadLetter as Letter
@@ -38,7 +41,17 @@ from engine.domain.ids import is_id
 from engine.domain.refusals import Refusal
 from engine.domain.representation import refusal_answer
 from engine.messages import Heard, NewsCrashed, Redispatch, Reply, Request, TimerDue, Write
-from engine.ports import Breaker, Clock, Event, Gateway, Ids, LedgerReader, LedgerWriter, Telemetry
+from engine.ports import (
+    Breaker,
+    Clock,
+    Event,
+    Gateway,
+    Ids,
+    LedgerReader,
+    LedgerTotals,
+    LedgerWriter,
+    Telemetry,
+)
 from engine.supervisor.mailbox import DeadLetter, Mailbox
 from engine.supervisor.parking import ParkingSupervisor
 from engine.supervisor.reports import ChildEnded, ChildStarted, ChildStopped, SupervisionEvent
@@ -56,6 +69,7 @@ class ActorSystem:
         *,
         ledger_writer: LedgerWriter,
         ledger_reader: LedgerReader,
+        ledger_totals: LedgerTotals,
         gateways: Mapping[str, tuple[Gateway, Breaker]],
         clock: Clock,
         ids: Ids,
@@ -139,6 +153,9 @@ class ActorSystem:
             )
             self._statistics[name] = timers.statistics
             self._child(name, timers.run)
+        totals = TotalsActor(ledger_totals, telemetry, every_s=settings.totals_every_s)
+        self._statistics[TOTALS] = totals.statistics
+        self._child(TOTALS, totals.run)
 
     # --- building ---------------------------------------------------------------------------
 

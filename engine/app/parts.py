@@ -178,6 +178,7 @@ class Engine:
         self.system = ActorSystem(
             ledger_writer=ledger,
             ledger_reader=ledger,
+            ledger_totals=ledger,
             gateways=self.gateways,
             clock=self.clock,
             ids=self.ids,

@@ -34,20 +34,38 @@ COMMON: Final[dict[str, str]] = {
     "tcp_keepalives_count": "3",
 }
 
-WRITER: Final[dict[str, str]] = COMMON | {
-    "application_name": "engine-writer",
-    "statement_timeout": "0",  # A commit under way is waited for: its outcome is wanted.
-    "lock_timeout": "5s",
-    "idle_in_transaction_session_timeout": "0",
-    "synchronous_commit": "on",
-    # A commit touches rows by their keys only. Without this, a plan made while the tables were
-    # small would read whole tables after they have grown, until somebody analyses them.
+BY_KEYS: Final[dict[str, str]] = {
+    # Rows are touched by their keys only. Without this, a plan made while the tables were small
+    # would read whole tables after they have grown, until somebody analyses them.
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
+
+WRITER: Final[dict[str, str]] = (
+    COMMON
+    | BY_KEYS
+    | {
+        "application_name": "engine-writer",
+        "statement_timeout": "0",  # A commit under way is waited for: its outcome is wanted.
+        "lock_timeout": "5s",
+        "idle_in_transaction_session_timeout": "0",
+        "synchronous_commit": "on",
+    }
+)
+
+PROJECTION: Final[dict[str, str]] = (
+    COMMON
+    | BY_KEYS
+    | {
+        "application_name": "engine-totals",
+        "lock_timeout": "5s",
+        # What a power cut takes of it is folded again.
+        "synchronous_commit": "off",
+    }
+)
 
 READER: Final[dict[str, str]] = COMMON | {
     "application_name": "engine-reader",

@@ -15,7 +15,7 @@ import msgspec
 from engine.domain.entry import Batch, KeyRef
 from engine.domain.journal import GENESIS, seal
 from engine.domain.posting import AccountKey
-from engine.ledger.rows import FIRST_PHASES, INT64_MAX, Key, Row, Rows, build
+from engine.ledger.rows import FIRST_PHASES, INT64_MAX, Key, Move, Row, Rows, build
 from engine.ports import Balance, EntryInvalid, Fenced, KeysTaken, Receipt, TransferRow
 
 
@@ -101,7 +101,7 @@ class MemoryStore:
             for id_, book, kind, owner, currency, live in rows.accounts
         }
         changed = []
-        for id_, *change, _first, _last in rows.balances:
+        for id_, change in _changes(rows.moves).items():
             old = opened.get(id_) or self.accounts[id_]
             new = msgspec.structs.replace(
                 old,
@@ -109,16 +109,16 @@ class MemoryStore:
                 debits_posted=old.debits_posted + change[1],
                 credits_pending=old.credits_pending + change[2],
                 credits_posted=old.credits_posted + change[3],
-                version=old.version + 1,
+                version=old.version + change[4],
             )
             totals = (
                 new.debits_pending, new.credits_pending, new.debits_posted, new.credits_posted,
             )  # fmt: skip
             _check_values(totals)
             if min(totals[:2]) < 0:
-                raise EntryInvalid("invalid: accounts_pending_not_negative")
+                raise EntryInvalid("invalid: pending_not_negative")
             if min(totals[2:]) < 0:
-                raise EntryInvalid("invalid: accounts_posted_not_negative")
+                raise EntryInvalid("invalid: posted_not_negative")
             changed.append(new)
         return changed
 
@@ -268,6 +268,18 @@ class MemoryStore:
                 self.dead_letters[id_] = (self.dead_letters[id_][0], True)
 
 
+def _changes(moves: list[Move]) -> dict[int, list[int]]:
+    """Account -> what is added to its four totals and to its version, in order of id."""
+    changes: dict[int, list[int]] = {}
+    for debit, credit, pending, posted, transfers in moves:
+        for account, side in ((debit, 0), (credit, 2)):
+            change = changes.setdefault(account, [0, 0, 0, 0, 0])
+            change[side] += pending
+            change[side + 1] += posted
+            change[4] += transfers
+    return dict(sorted(changes.items()))
+
+
 def _held_here(row: Row | None) -> tuple[str, int, int, int]:
     """The same of a hold in the batch at hand."""
     return ("", 0, 0, 0) if row is None else (row[5], row[1], row[2], row[3])
@@ -281,7 +293,7 @@ def _refuse_repeated(constraint: str, keys: list[Any], there: KeysView[Any]) -> 
 def _check_rows(rows: Rows) -> None:
     """What Postgres has no room for: NUL in a text, an integer beyond its type."""
     for table in (
-        rows.accounts, rows.balances, rows.transfers, rows.payments, rows.payment_changes,
+        rows.accounts, rows.moves, rows.transfers, rows.payments, rows.payment_changes,
         rows.claims, rows.answers, rows.released, rows.events, rows.refunds, rows.timeline,
         rows.timers_set, rows.inbox, rows.inbox_reopened, rows.inbox_done, rows.dead_letters,
     ):  # fmt: skip

@@ -62,19 +62,6 @@ def _array_of(type_: int, parts: list[bytes], count: int) -> bytes:
     return _array(1, 0, type_, count, 1) + b"".join(parts)
 
 
-_balance = struct.Struct(">iiqqqqqqqqqqqqqq").pack
-_BALANCE_SIZE: Final = 4 + 7 * 16
-
-
-def pack_balances(type_: int, rows: Sequence[Row]) -> bytes:
-    """`balance_input`."""
-    parts = [
-        _balance(_BALANCE_SIZE, 7, _q, id_, _q, dp, _q, dd, _q, cp, _q, cc, _q, first, _q, last)
-        for id_, dp, dd, cp, cc, first, last in rows
-    ]
-    return _array_of(type_, parts, len(rows))
-
-
 _transfer = struct.Struct(">iiqqqqqqqq").pack
 _transfer_middle = struct.Struct(">qqqq").pack
 _transfer_end = struct.Struct(">qiqq").pack
@@ -169,7 +156,6 @@ def pack_timers(type_: int, rows: Sequence[Row]) -> bytes:
 
 
 PACKERS: Final[dict[str, Packer]] = {
-    "balance_input": pack_balances,
     "transfer_input": pack_transfers,
     "timeline_input": pack_timeline,
     "timer_input": pack_timers,

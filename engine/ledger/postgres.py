@@ -20,6 +20,7 @@ from engine.failpoints import failpoint
 from engine.ledger.connections import ReaderStatistics
 from engine.ledger.lock import EngineLock
 from engine.ledger.reader import Reader
+from engine.ledger.totals import Totals
 from engine.ledger.writer import Writer, WriterStatistics
 from engine.ports import Receipt
 
@@ -33,11 +34,11 @@ class LedgerStatistics(msgspec.Struct, frozen=True):
 
 
 class PostgresLedger(Reader):
-    """Both protocols of the ledger, `LedgerWriter` and `LedgerReader`, on a migrated database.
+    """`LedgerWriter`, `LedgerReader` and `LedgerTotals` on a migrated database.
 
-    `readers_max` connections read; one more writes and one holds the lock. `commit_timeout_s`
-    bounds a commit; when it has passed, its outcome is open. `durable=False` accepts a database
-    that would lose commits in a power cut, for throw-away ones.
+    `readers_max` connections read; one more writes, one projects and one holds the lock.
+    `commit_timeout_s` bounds a commit; when it has passed, its outcome is open. `durable=False`
+    accepts a database that would lose commits in a power cut, for throw-away ones.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class PostgresLedger(Reader):
     ) -> None:
         super().__init__(dsn, readers_max)
         self._writer = Writer(dsn, durable=durable, commit_timeout_s=commit_timeout_s)
+        self._totals = Totals(dsn)
         self._lock = EngineLock(dsn)
         self._epoch = 0
 
@@ -68,6 +70,7 @@ class PostgresLedger(Reader):
     async def close(self) -> None:
         """Let all connections go, and with them the right to write."""
         await self._writer.close()
+        await self._totals.close()
         await self._lock.close()
         await self._connections.close()
 
@@ -102,6 +105,10 @@ class PostgresLedger(Reader):
     async def commit(self, batch: Batch) -> Receipt:
         """Apply the batch in one transaction; see `Writer.commit`."""
         return await self._writer.commit(batch)
+
+    async def project_totals(self) -> int:
+        """Let the accounts' totals follow the journal; see `Totals.project`."""
+        return await self._totals.project()
 
     async def _begin(self, owner: str) -> int:
         self._epoch = await self._lock.next_epoch(owner)

@@ -4,8 +4,21 @@
 -- name: append_batch
 SELECT append_batch(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-    $21, $22, $23, $24, $25, $26, $27, $28, $29
+    $21, $22, $23, $24, $25, $26, $27, $28
 )
+
+-- name: project_totals
+SELECT project_totals($1)
+
+-- name: pending
+-- What is pending on either side of an account, where there is any.
+SELECT id, debits_pending, credits_pending
+FROM account_totals
+WHERE debits_pending <> 0 OR credits_pending <> 0
+
+-- name: largest_total
+SELECT coalesce(max(greatest(debits_pending, debits_posted, credits_pending, credits_posted)), 0)
+FROM account_totals
 
 -- name: check_second_phases
 SELECT check_second_phases($1, $2)
@@ -138,7 +151,7 @@ LIMIT $6
 SELECT
     id, book, kind, owner, currency, livemode, created_ms, debits_pending, debits_posted,
     credits_pending, credits_posted, version
-FROM accounts
+FROM account_totals
 WHERE ($1::text IS NULL OR owner = $1) AND livemode = $2 AND id > $3
 ORDER BY id
 LIMIT $4
@@ -147,49 +160,138 @@ LIMIT $4
 SELECT
     id, book, kind, owner, currency, livemode, created_ms, debits_pending, debits_posted,
     credits_pending, credits_posted, version
-FROM accounts
+FROM account_totals
 WHERE id = $1
 
 -- name: account_at
--- The totals after the last batch that touched the account, of those recorded by then.
-SELECT
-    a.id, a.book, a.kind, a.owner, a.currency, a.livemode, a.created_ms, h.debits_pending,
-    h.debits_posted, h.credits_pending, h.credits_posted, h.version
-FROM accounts a
-JOIN account_history h ON h.account_id = a.id
-WHERE
-    a.id = $1
-    AND h.batch <= (
-        SELECT b.number FROM batches b WHERE b.recorded_ms <= $2
-        ORDER BY b.recorded_ms DESC, b.number DESC LIMIT 1
+-- The totals after the last batch that had been recorded by then: those of the last projection up
+-- to it, and the account's transfers since. These lie either in the next projection that touched
+-- the account, or in what has not been projected yet.
+WITH moment AS (
+    SELECT b.number
+    FROM batches b
+    WHERE b.recorded_ms <= $2
+    ORDER BY b.recorded_ms DESC, b.number DESC
+    LIMIT 1
+),
+
+base AS (
+    SELECT h.*
+    FROM account_history h
+    WHERE h.account_id = $1 AND h.batch <= (SELECT number FROM moment)
+    ORDER BY h.batch DESC
+    LIMIT 1
+),
+
+places AS (
+    (
+        SELECT h.first_transfer AS low, h.last_transfer AS high, p.after_batch
+        FROM account_history h
+        JOIN projections p ON p.batch = h.batch
+        WHERE h.account_id = $1 AND h.batch > (SELECT number FROM moment)
+        ORDER BY h.batch
+        LIMIT 1
     )
-ORDER BY h.batch DESC
-LIMIT 1
+    UNION ALL
+    SELECT min(b.first_transfer), max(b.last_transfer), min(b.number) - 1
+    FROM batches b
+    WHERE
+        b.lane = 0 AND b.transfers > 0
+        AND b.number > (SELECT coalesce(max(p.batch), 0) FROM projections p)
+        AND b.number <= (SELECT number FROM moment)
+),
+
+since AS (
+    SELECT
+        t.debit_account = $1 AS debit, t.amount,
+        CASE t.phase WHEN 'posted' THEN 0 WHEN 'pending' THEN 1 ELSE -1 END AS pending,
+        CASE WHEN t.phase IN ('posted', 'post_pending') THEN 1 ELSE 0 END AS posted
+    FROM places
+    JOIN transfers t ON t.id BETWEEN places.low AND places.high
+    WHERE
+        t.batch > places.after_batch AND t.batch <= (SELECT number FROM moment)
+        AND (t.debit_account = $1 OR t.credit_account = $1)
+),
+
+moved AS (
+    SELECT
+        count(*) AS transfers,
+        coalesce(sum(s.pending * s.amount) FILTER (WHERE s.debit), 0)::bigint AS dp,
+        coalesce(sum(s.posted * s.amount) FILTER (WHERE s.debit), 0)::bigint AS dd,
+        coalesce(sum(s.pending * s.amount) FILTER (WHERE NOT s.debit), 0)::bigint AS cp,
+        coalesce(sum(s.posted * s.amount) FILTER (WHERE NOT s.debit), 0)::bigint AS cc
+    FROM since s
+)
+
+SELECT
+    a.id, a.book, a.kind, a.owner, a.currency, a.livemode, a.created_ms,
+    coalesce(b.debits_pending, 0) + m.dp AS debits_pending,
+    coalesce(b.debits_posted, 0) + m.dd AS debits_posted,
+    coalesce(b.credits_pending, 0) + m.cp AS credits_pending,
+    coalesce(b.credits_posted, 0) + m.cc AS credits_posted,
+    coalesce(b.version, 0) + m.transfers AS version
+FROM accounts a
+CROSS JOIN moved m
+LEFT JOIN base b ON b.account_id = a.id
+WHERE a.id = $1 AND a.batch <= (SELECT number FROM moment)
 
 -- name: account_transfers
--- By way of the account's history: each of its rows names the range of ids in which the batch's
--- transfers of this account lie. Newest first means last recorded first.
+-- By way of the account's history: each of its rows names the range of ids in which a projection's
+-- transfers of this account lie; those not projected yet are looked through. Newest first means
+-- last recorded first.
 WITH start AS (
     SELECT
         coalesce((SELECT t.batch FROM transfers t WHERE t.id = $2), 9223372036854775807) AS batch,
         coalesce($2, 9223372036854775807) AS id
+),
+
+unprojected AS (
+    SELECT min(b.first_transfer) AS low, max(b.last_transfer) AS high, min(b.number) - 1 AS after
+    FROM batches b
+    WHERE
+        b.lane = 0 AND b.transfers > 0
+        AND b.number > (SELECT coalesce(max(p.batch), 0) FROM projections p)
+),
+
+recent AS (
+    SELECT t.*
+    FROM unprojected u
+    CROSS JOIN start s
+    JOIN transfers t ON t.id BETWEEN u.low AND u.high
+    WHERE
+        t.batch > u.after
+        AND (t.debit_account = $1 OR t.credit_account = $1)
+        AND (t.batch < s.batch OR (t.batch = s.batch AND t.id < s.id))
+    ORDER BY t.batch DESC, t.id DESC
+    LIMIT $3
+),
+
+earlier AS (
+    SELECT t.*
+    FROM account_history h
+    JOIN projections p ON p.batch = h.batch
+    CROSS JOIN start s
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM transfers x
+        WHERE
+            x.id BETWEEN h.first_transfer AND h.last_transfer
+            AND x.batch > p.after_batch AND x.batch <= h.batch
+            AND (x.debit_account = $1 OR x.credit_account = $1)
+            AND (x.batch < s.batch OR (x.batch = s.batch AND x.id < s.id))
+    ) t
+    WHERE h.account_id = $1 AND p.after_batch < s.batch
+    ORDER BY h.batch DESC, t.batch DESC, t.id DESC
+    LIMIT $3
 )
+
 SELECT
     t.id, t.batch, t.debit_account, t.credit_account, t.amount, a.currency, t.kind, t.phase,
-    t.resolves, t.link, t.payment_id, t.op, t.event_ms, h.recorded_ms, a.livemode
-FROM account_history h
-JOIN accounts a ON a.id = h.account_id
-CROSS JOIN start s
-CROSS JOIN LATERAL (
-    SELECT *
-    FROM transfers x
-    WHERE
-        x.id BETWEEN h.first_transfer AND h.last_transfer
-        AND x.batch = h.batch
-        AND (x.debit_account = h.account_id OR x.credit_account = h.account_id)
-) t
-WHERE h.account_id = $1 AND h.batch <= s.batch AND (h.batch < s.batch OR t.id < s.id)
-ORDER BY h.batch DESC, t.id DESC
+    t.resolves, t.link, t.payment_id, t.op, t.event_ms, b.recorded_ms, a.livemode
+FROM (SELECT * FROM recent UNION ALL SELECT * FROM earlier) t
+JOIN accounts a ON a.id = $1
+JOIN batches b ON b.lane = 0 AND b.number = t.batch
+ORDER BY t.batch DESC, t.id DESC
 LIMIT $3
 
 -- name: transfers

@@ -8,7 +8,7 @@ with few calls in it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +23,8 @@ from engine.ports import EntryInvalid
 INT64_MAX: Final = 2**63 - 1
 
 Row = tuple[Any, ...]
+Move = list[int]
+"""Debit account, credit account, what a batch adds to both: pending and posted, of transfers."""
 Key = tuple[str, bool, str]
 
 # (pending, posted): what one unit of a transfer's amount adds to either side's totals.
@@ -47,7 +49,6 @@ class Rows:
     __slots__ = (
         "accounts",
         "answers",
-        "balances",
         "claims",
         "dead_letters",
         "dead_letters_done",
@@ -55,6 +56,7 @@ class Rows:
         "inbox",
         "inbox_done",
         "inbox_reopened",
+        "moves",
         "opened",
         "payment_changes",
         "payments",
@@ -70,7 +72,7 @@ class Rows:
     def __init__(self) -> None:
         self.opened: dict[AccountKey, int] = {}
         self.accounts: list[AccountTuple] = []
-        self.balances: list[Row] = []
+        self.moves: list[Move] = []
         self.transfers: list[TransferTuple] = []
         self.second_phases = False
         self.payments: list[Row] = []
@@ -219,8 +221,8 @@ def _add_payments(rows: Rows, latest: dict[str, tuple[Payment, int]]) -> None:
 def _add_transfers(
     rows: Rows, transfers: list[Transfer], known: Mapping[AccountKey, int], next_account: int
 ) -> None:
-    """Transfers by id, the accounts they open, and per account what they add to its totals."""
-    pairs: dict[tuple[AccountKey, AccountKey], list[int]] = {}
+    """Transfers by id, the accounts they open, and what moves between each two of them."""
+    pairs: dict[tuple[AccountKey, AccountKey], Move] = {}
     find = pairs.get
     add = rows.transfers.append
     transfers.sort(key=_id_of)
@@ -229,7 +231,7 @@ def _add_transfers(
         pair = find((t.debit, t.credit))
         if pair is None:
             numbers = _number(rows.opened, t.debit, t.credit, known, next_account)
-            pair = pairs[t.debit, t.credit] = [*numbers, 0, 0, t.id, t.id]
+            pair = pairs[t.debit, t.credit] = [*numbers, 0, 0, 0]
         id_, amount, phase = t.id, t.amount, t.phase
         add(
             (id_, pair[0], pair[1], amount, t.kind, phase, t.resolves, t.link, t.payment_id, t.op,
@@ -240,8 +242,8 @@ def _add_transfers(
         pending, posted = SIGNS[phase]
         pair[2] += pending * amount
         pair[3] += posted * amount
-        pair[5] = id_
-    rows.balances = _balances(pairs.values())
+        pair[4] += 1
+    rows.moves = list(pairs.values())
     rows.accounts = [
         (number, key.book, key.kind, key.owner, key.currency, key.livemode)
         for key, number in rows.opened.items()
@@ -267,23 +269,6 @@ def _number(
             number = opened[account] = next_account + len(opened)
         numbers.append(number)
     return numbers
-
-
-def _balances(pairs: Iterable[list[int]]) -> list[Row]:
-    """Per account, in order of id, what it adds to the four totals, and its transfers' range."""
-    totals: dict[int, list[int]] = {}
-    for debit, credit, pending, posted, first, last in pairs:
-        for account, side in ((debit, 0), (credit, 2)):
-            total = totals.get(account)
-            if total is None:
-                total = totals[account] = [0, 0, 0, 0, first, last]
-            total[side] += pending
-            total[side + 1] += posted
-            if first < total[4]:
-                total[4] = first
-            if last > total[5]:
-                total[5] = last
-    return [(account, *totals[account]) for account in sorted(totals)]
 
 
 def _settle_order(rows: Rows, batch: Batch) -> None:

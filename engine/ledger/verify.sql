@@ -26,7 +26,7 @@ SELECT count(*) AS transfers FROM transfers
 SELECT
     id, book, kind, owner, currency, livemode, debits_pending, debits_posted, credits_pending,
     credits_posted
-FROM accounts
+FROM account_totals
 ORDER BY id
 
 -- name: balances
@@ -58,7 +58,7 @@ SELECT
         ' ', coalesce(f.dp, 0), coalesce(f.dd, 0), coalesce(f.cp, 0), coalesce(f.cc, 0)
     ) AS folds,
     count(*) OVER () AS problems
-FROM accounts a
+FROM account_totals a
 FULL JOIN folded f ON f.account = a.id
 WHERE
     (a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted)
@@ -73,7 +73,7 @@ SELECT
     sum(debits_posted) - sum(credits_posted) AS posted,
     sum(debits_pending) - sum(credits_pending) AS pending,
     count(*) OVER () AS problems
-FROM accounts
+FROM account_totals
 GROUP BY book, currency, livemode
 HAVING
     sum(debits_posted) <> sum(credits_posted) OR sum(debits_pending) <> sum(credits_pending)
@@ -108,27 +108,58 @@ WHERE
 ORDER BY a.id
 LIMIT 20
 
+-- name: projections
+-- They cover the journal from its beginning without a gap.
+SELECT p.batch, p.after_batch, p.before, count(*) OVER () AS problems
+FROM (
+    SELECT
+        x.batch, x.after_batch, x.recorded_ms,
+        coalesce(lag(x.batch) OVER (ORDER BY x.batch), 0) AS before
+    FROM projections x
+) p
+LEFT JOIN batches b ON b.lane = 0 AND b.number = p.batch AND b.recorded_ms = p.recorded_ms
+WHERE p.after_batch <> p.before OR b.number IS NULL
+ORDER BY p.batch
+LIMIT 20
+
 -- name: history
--- Each row of an account's history against the row before it and the transfers of its batch.
-WITH legs AS (
+-- Each row of an account's history against the row before it and the transfers it covers.
+WITH covered AS (
+    SELECT b.number, p.batch
+    FROM batches b
+    CROSS JOIN LATERAL (
+        SELECT x.batch FROM projections x WHERE x.batch >= b.number ORDER BY x.batch LIMIT 1
+    ) p
+    WHERE b.lane = 0
+),
+
+pairs AS (
     SELECT
-        debit_account AS account, batch, id,
-        CASE phase WHEN 'posted' THEN 0 WHEN 'pending' THEN amount ELSE -amount END AS dp,
-        CASE WHEN phase IN ('posted', 'post_pending') THEN amount ELSE 0 END AS dd,
+        t.debit_account, t.credit_account, c.batch, count(*) AS step,
+        min(t.id) AS first, max(t.id) AS last,
+        sum(
+            CASE t.phase WHEN 'posted' THEN 0 WHEN 'pending' THEN t.amount ELSE -t.amount END
+        ) AS pending,
+        sum(CASE WHEN t.phase IN ('posted', 'post_pending') THEN t.amount ELSE 0 END) AS posted
+    FROM transfers t
+    JOIN covered c ON c.number = t.batch
+    GROUP BY t.debit_account, t.credit_account, c.batch
+),
+
+legs AS (
+    SELECT
+        debit_account AS account, batch, step, first, last, pending AS dp, posted AS dd,
         0 AS cp, 0 AS cc
-    FROM transfers
+    FROM pairs
     UNION ALL
-    SELECT
-        credit_account, batch, id, 0, 0,
-        CASE phase WHEN 'posted' THEN 0 WHEN 'pending' THEN amount ELSE -amount END,
-        CASE WHEN phase IN ('posted', 'post_pending') THEN amount ELSE 0 END
-    FROM transfers
+    SELECT credit_account, batch, step, first, last, 0, 0, pending, posted
+    FROM pairs
 ),
 
 moved AS (
     SELECT
         account, batch, sum(dp) AS dp, sum(dd) AS dd, sum(cp) AS cp, sum(cc) AS cc,
-        1::bigint AS step, min(id) AS first, max(id) AS last
+        sum(step) AS step, min(first) AS first, max(last) AS last
     FROM legs
     GROUP BY account, batch
 ),

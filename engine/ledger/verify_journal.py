@@ -51,13 +51,24 @@ async def check_balances(connection: asyncpg.Connection, findings: Findings) -> 
     def history(row: asyncpg.Record) -> tuple[str, str]:
         account, batch = row["id"], row["batch"]
         if not row["there"]:
-            return f"account {account}", f"batch {batch} moved it, and its history has no row of it"
+            what = f"the projection up to batch {batch} moved it, and its history has no row of it"
+            return f"account {account}", what
         return f"account {account}", f"its history's row of batch {batch} is not what was moved"
+
+    def projection(row: asyncpg.Record) -> tuple[str, str]:
+        if row["after_batch"] == row["before"]:
+            return f"projection {row['batch']}", "does not end with a batch, or not at its time"
+        return (
+            f"projection {row['batch']}",
+            f"begins after batch {row['after_batch']}, "
+            f"and the one before ends with {row['before']}",
+        )
 
     await report_rows(connection, "balances", findings, folds)
     await report_rows(connection, "trial_balance", findings, trial)
     await report_rows(connection, "crossing", findings, crossing)
     await report_rows(connection, "history_end", findings, end)
+    await report_rows(connection, "projections", findings, projection)
     await report_rows(connection, "history", findings, history)
 
 

@@ -25,6 +25,7 @@ from engine.domain.posting import AccountKey
 from engine.failpoints import failpoint
 from engine.ledger.connections import WRITER, check_durable, close, connect
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error, verdict_of
+from engine.ledger.guard import TotalsGuard
 from engine.ledger.packing import (
     PACKERS,
     TRANSFER_COLUMNS,
@@ -74,6 +75,7 @@ class Writer:
         self._head_key = ""
         self._accounts: dict[AccountKey, int] = {}
         self._last_account = 0
+        self._guard = TotalsGuard()
         self._unsettled: str | None = None
         self._commits = self._resolved = self._again = self._connections = 0
 
@@ -141,6 +143,7 @@ class Writer:
         if batch.key == self._head_key:
             return self._settled(self._head, resolved=True)
         rows = build(batch, self._accounts, self._last_account + 1)
+        checked = self._guard.check(rows.moves)
         number = self._head.number + 1
         hash_ = seal(
             self._head.hash,
@@ -167,6 +170,7 @@ class Writer:
             return self._settled(self._head, resolved=True)
         self._accounts.update(rows.opened)
         self._last_account += len(rows.opened)
+        self._guard.keep(checked)
         self._head_key = batch.key
         self._head = Receipt(number=number, hash=hash_)
         return self._settled(self._head, resolved=False)
@@ -232,7 +236,6 @@ class Writer:
             self._head.hash,
             hash_,
             rows.accounts or None,
-            pack("balance_input", types["balance_input"], rows.balances),
             None if copied else pack("transfer_input", types["transfer_input"], transfers),
             rows.second_phases and not copied,
             rows.payments or None,
@@ -275,7 +278,7 @@ class Writer:
             connection.terminate()
 
     async def _connected(self) -> PreparedStatement[Any]:
-        """Connect, and read where the journal ends and which accounts there are."""
+        """Connect; read where the journal ends, which accounts there are, and what is pending."""
         self._disconnect()
         connection = await connect(self._dsn, WRITER, writable=True)
         try:
@@ -285,6 +288,8 @@ class Writer:
             append = await connection.prepare(QUERIES["append_batch"])
             found = await connection.fetchrow(QUERIES["head"], LANE)
             opened = await connection.fetch(QUERIES["accounts_above"], self._last_account)
+            pending = await connection.fetch(QUERIES["pending"])
+            most = await connection.fetchval(QUERIES["largest_total"])
         except LedgerError:
             connection.terminate()
             raise
@@ -306,6 +311,7 @@ class Writer:
             self._head_key = found["key"]
         for id_, *key in opened:
             self._accounts[AccountKey(*key)] = self._last_account = id_
+        self._guard.reset([(row[0], row[1], row[2]) for row in pending], most)
         self._connection, self._append, self._types = connection, append, types
         self._connections += 1
         return append

@@ -90,6 +90,7 @@ class Life:
         return ActorSystem(
             ledger_writer=self.ledger,
             ledger_reader=self.ledger,
+            ledger_totals=self.ledger,
             gateways=gateways,
             clock=self.clock,
             ids=self.ids,

@@ -461,7 +461,7 @@ class LedgerContract:
             "merchant_pending": (0, 39, 0, 700),
             "platform_fees": (0, 0, 0, 39),
         }
-        assert [a.version for a in accounts] == [2, 2, 1]
+        assert [a.version for a in accounts] == [3, 4, 1]
         merchant = next(a for a in accounts if a.kind == "merchant_pending")
         assert merchant.owner == MERCHANT
         assert await ledger.account(merchant.id) == merchant
@@ -553,7 +553,7 @@ class LedgerContract:
             part = make.transfer(amount=amount, phase="post_pending", resolves=hold.id)
             await ledger.commit(make.batch(Entry(transfers=(part,))))
         more = make.transfer(amount=1, phase="post_pending", resolves=hold.id)
-        with pytest.raises(EntryInvalid, match="invalid: accounts_pending_not_negative"):
+        with pytest.raises(EntryInvalid, match="invalid: pending_not_negative"):
             await ledger.commit(make.batch(Entry(transfers=(more,))))
 
     async def test_a_transfer_id_is_used_once(self, bench: Bench, make: Maker) -> None:

@@ -101,6 +101,7 @@ async def test_row_15_locks_held_by_another_session(works: Plant, scenario: Scen
         other = await asyncpg.connect(works.database.dsn)
         try:
             async with other.transaction():
+                await other.execute("SELECT FROM engine_epoch FOR UPDATE")
                 await other.execute("SELECT id FROM accounts FOR UPDATE")
                 # Longer than the writer's lock_timeout, so it gives up with 55P03 and comes again.
                 await asyncio.sleep(6.5)

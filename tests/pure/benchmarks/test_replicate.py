@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.replicate import effects_of, quote, text_sql, value_sql
+from benchmarks.replicate import quote, text_sql, value_sql
 
 TOKENS = {"pay_1": "c.pid", "k-1": "md5(c.n)"}
 NUMBERS = {7: "c.transfer + 0", 8: "c.transfer + 1"}
@@ -31,16 +31,3 @@ def test_values_become_literals() -> None:
     assert value_sql(b"\xff\x00", {}, {}) == "'\\xff00'::bytea"
     assert value_sql(b"pay_1", TOKENS, {}) == "convert_to(concat(c.pid), 'UTF8')"
     assert quote("it's") == "'it''s'"
-
-
-def test_the_effects_of_a_settled_payment_leave_nothing_pending() -> None:
-    transfers = [
-        {"amount": 100, "phase": "pending", "debit_account": 1, "credit_account": 2},
-        {"amount": 100, "phase": "post_pending", "debit_account": 1, "credit_account": 2},
-        {"amount": 3, "phase": "posted", "debit_account": 2, "credit_account": 3},
-    ]
-    assert effects_of(transfers) == {
-        1: [0, 100, 0, 0, 0, 1],
-        2: [0, 3, 0, 100, 0, 2],
-        3: [0, 0, 0, 3, 2, 2],
-    }

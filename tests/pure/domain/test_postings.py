@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.domain.entry import Batch, Entry
 from engine.domain.journal import GENESIS, AccountTuple, TransferTuple, seal
 from engine.domain.posting import RULES, Books, Transfer, books_of, leg
-from engine.ledger.rows import build
+from engine.ledger.rows import SIGNS, build
 
 MERCHANTS = st.sampled_from(["m_a", "m_b", "größe"])
 CURRENCIES = st.sampled_from(["EUR", "JPY", "KWD"])
@@ -52,12 +52,16 @@ def test_the_rows_of_a_batch_balance_in_every_currency_and_mode(made: list[Trans
     entries = tuple(Entry(transfers=(one,)) for one in made)
     rows = build(Batch("k", 0, entries), {}, 1)
     keys = {number: key for key, number in rows.opened.items()}
-    sums: Counter[tuple[str, bool, str]] = Counter()
-    for number, debits_pending, debits_posted, credits_pending, credits_posted, *_ in rows.balances:
-        key = keys[number]
-        sums[key.currency, key.livemode, "pending"] += debits_pending - credits_pending
-        sums[key.currency, key.livemode, "posted"] += debits_posted - credits_posted
-    assert not any(sums.values())
+    moved: Counter[tuple[str, bool]] = Counter()
+    for debit, credit, pending, posted, _count in rows.moves:
+        books = {(key.book, key.currency, key.livemode) for key in (keys[debit], keys[credit])}
+        assert len(books) == 1, "what is moved stays in one book, currency and mode"
+        moved[keys[debit].currency, keys[debit].livemode] += pending + posted
+    expected: Counter[tuple[str, bool]] = Counter()
+    for one in made:
+        expected[one.debit.currency, one.debit.livemode] += sum(SIGNS[one.phase]) * one.amount
+    assert moved == expected
+    assert sum(move[4] for move in rows.moves) == len(made)
     assert sorted(keys) == list(range(1, len(keys) + 1))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 pytest.register_assert_rewrite("tests.contracts.ledger")
 
-from engine.domain.entry import Entry  # noqa: E402
+from engine.domain.entry import Batch, Entry  # noqa: E402
 from engine.domain.journal import GENESIS, seal  # noqa: E402
 from engine.ledger import writer  # noqa: E402
 from engine.ledger.connections import DurabilityError  # noqa: E402
@@ -19,7 +19,7 @@ from engine.ledger.lock import LockTaken  # noqa: E402
 from engine.ledger.postgres import PostgresLedger  # noqa: E402
 from engine.ledger.queries import QUERIES  # noqa: E402
 from engine.ledger.verify import verify  # noqa: E402
-from engine.ports import EntryInvalid, Fenced, LedgerUnavailable  # noqa: E402
+from engine.ports import EntryInvalid, Fenced, LedgerUnavailable, Receipt  # noqa: E402
 from tests.contracts.ledger import (  # noqa: E402
     NOW,
     Ledger,
@@ -122,10 +122,18 @@ class TestPostgresLedger(LedgerContract):
 
 
 class TestPostgresLedgerCopies(LedgerContract):
-    """The contract, where already one transfer is so many that it goes by COPY."""
+    """The contract, where one transfer is so many that it goes by COPY, and totals never lag."""
 
     @pytest.fixture(autouse=True)
     def few_are_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        commit = PostgresLedger.commit
+
+        async def commit_and_project(ledger: PostgresLedger, batch: Batch) -> Receipt:
+            receipt = await commit(ledger, batch)
+            await ledger.project_totals()
+            return receipt
+
+        monkeypatch.setattr(PostgresLedger, "commit", commit_and_project)
         monkeypatch.setattr(writer, "COPIED_MIN", 1)
         monkeypatch.setattr(writer, "PIECE", 2)
 
@@ -305,7 +313,7 @@ async def test_a_lock_held_by_another_is_waited_for_and_tried_again(
     connection = await raw(bench)
     transaction = connection.transaction()
     await transaction.start()
-    await connection.execute("SELECT FROM accounts FOR UPDATE")
+    await connection.execute("SELECT FROM engine_epoch FOR UPDATE")
     batch = make.batch(Entry(transfers=(make.transfer(),)))
 
     async def let_go() -> None:
@@ -331,7 +339,7 @@ async def test_a_commit_that_takes_too_long_is_settled_by_the_next_try(
     connection = await raw(bench)
     transaction = connection.transaction()
     await transaction.start()
-    await connection.execute("SELECT FROM accounts FOR UPDATE")
+    await connection.execute("SELECT FROM engine_epoch FOR UPDATE")
     batch = make.batch(Entry(transfers=(make.transfer(),)))
     with pytest.raises(LedgerUnavailable, match="TimeoutError"):
         await ledger.commit(batch)

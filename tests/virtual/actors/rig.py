@@ -158,6 +158,7 @@ class World:
         self.system = ActorSystem(
             ledger_writer=self.ledger,
             ledger_reader=self.ledger,
+            ledger_totals=self.ledger,
             gateways={"simulator": (self.gateway, self.breaker)},
             clock=self.clock,
             ids=self.ids,
