@@ -8,7 +8,7 @@ with few calls in it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -23,9 +23,12 @@ from engine.ports import EntryInvalid
 INT64_MAX: Final = 2**63 - 1
 
 Row = tuple[Any, ...]
+Pair = tuple[AccountKey, AccountKey]
 Move = list[int]
 """Debit account, credit account, what a batch adds to both: pending and posted, of transfers."""
 Key = tuple[str, bool, str]
+
+NO_PAIRS: Final[Mapping[Pair, Sequence[int]]] = {}
 
 # (pending, posted): what one unit of a transfer's amount adds to either side's totals.
 SIGNS: Final[dict[str, tuple[int, int]]] = {
@@ -57,6 +60,7 @@ class Rows:
         "inbox_done",
         "inbox_reopened",
         "moves",
+        "numbered",
         "opened",
         "payment_changes",
         "payments",
@@ -71,6 +75,7 @@ class Rows:
 
     def __init__(self) -> None:
         self.opened: dict[AccountKey, int] = {}
+        self.numbered: dict[Pair, Sequence[int]] = {}
         self.accounts: list[AccountTuple] = []
         self.moves: list[Move] = []
         self.transfers: list[TransferTuple] = []
@@ -92,10 +97,16 @@ class Rows:
         self.dead_letters_done: list[str] = []
 
 
-def build(batch: Batch, known: Mapping[AccountKey, int], next_account: int) -> Rows:
+def build(
+    batch: Batch,
+    known: Mapping[AccountKey, int],
+    next_account: int,
+    pairs: Mapping[Pair, Sequence[int]] = NO_PAIRS,
+) -> Rows:
     """The rows of a batch. New accounts are numbered from `next_account`.
 
-    `known` is not changed: what the batch opens is in `opened`, for when it has been committed.
+    `pairs` are some between which money has moved before. What the batch opens is in `opened`, and
+    pairs that are new in `numbered`, for when it has been committed.
     Raises EntryInvalid for what no database needs to be asked about.
     """
     rows = Rows()
@@ -122,8 +133,7 @@ def build(batch: Batch, known: Mapping[AccountKey, int], next_account: int) -> R
                 all_transfers += entry.transfers
             claim = entry.claim
             if claim is not None:
-                ref = claim.ref
-                answer = claim.answer
+                ref, answer = claim.ref, claim.answer
                 end = (
                     (None, None, None, None)
                     if answer is None
@@ -153,7 +163,7 @@ def build(batch: Batch, known: Mapping[AccountKey, int], next_account: int) -> R
         _add_payments(rows, latest)
     except UnicodeEncodeError as error:
         raise EntryInvalid("invalid: text has no UTF-8 form") from error
-    _add_transfers(rows, all_transfers, known, next_account)
+    _add_transfers(rows, all_transfers, known, next_account, pairs)
     _settle_order(rows, batch)
     return rows
 
@@ -219,19 +229,27 @@ def _add_payments(rows: Rows, latest: dict[str, tuple[Payment, int]]) -> None:
 
 
 def _add_transfers(
-    rows: Rows, transfers: list[Transfer], known: Mapping[AccountKey, int], next_account: int
+    rows: Rows,
+    transfers: list[Transfer],
+    known: Mapping[AccountKey, int],
+    next_account: int,
+    pairs: Mapping[Pair, Sequence[int]],
 ) -> None:
     """Transfers by id, the accounts they open, and what moves between each two of them."""
-    pairs: dict[tuple[AccountKey, AccountKey], Move] = {}
-    find = pairs.get
+    moves: dict[Pair, Move] = {}
+    find, find_numbers = moves.get, pairs.get
     add = rows.transfers.append
     transfers.sort(key=_id_of)
     for t in transfers:
         # What is looked up and checked of accounts, is so once per pair of them.
-        pair = find((t.debit, t.credit))
+        between = (t.debit, t.credit)
+        pair = find(between)
         if pair is None:
-            numbers = _number(rows.opened, t.debit, t.credit, known, next_account)
-            pair = pairs[t.debit, t.credit] = [*numbers, 0, 0, 0]
+            numbers = find_numbers(between)
+            if numbers is None:
+                numbers = _number(rows.opened, t.debit, t.credit, known, next_account)
+                rows.numbered[between] = numbers
+            pair = moves[between] = [*numbers, 0, 0, 0]
         id_, amount, phase = t.id, t.amount, t.phase
         add(
             (id_, pair[0], pair[1], amount, t.kind, phase, t.resolves, t.link, t.payment_id, t.op,
@@ -243,7 +261,7 @@ def _add_transfers(
         pair[2] += pending * amount
         pair[3] += posted * amount
         pair[4] += 1
-    rows.moves = list(pairs.values())
+    rows.moves = list(moves.values())
     rows.accounts = [
         (number, key.book, key.kind, key.owner, key.currency, key.livemode)
         for key, number in rows.opened.items()

@@ -11,7 +11,7 @@ is applied exactly once. Only a definite result moves the head of the chain on.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import anyio
@@ -34,7 +34,7 @@ from engine.ledger.packing import (
     pack,
 )
 from engine.ledger.queries import QUERIES
-from engine.ledger.rows import Rows, build
+from engine.ledger.rows import Pair, Rows, build
 from engine.ports import Fenced, LedgerError, LedgerUnavailable, Receipt
 
 LANE: Final = 0
@@ -42,6 +42,8 @@ TRIES_MAX: Final = 4
 PAUSE_S: Final = 0.02
 COPIED_MIN: Final = 2_000
 """From so many transfers on, COPY saves more than the round trips it adds."""
+PAIRS_MAX: Final = 50_000
+"""Pairs of accounts whose numbers are remembered: about 200 bytes each."""
 PIECE: Final = 512
 """Transfers that are packed at once: about what the socket's buffer takes."""
 
@@ -74,6 +76,7 @@ class Writer:
         self._head = Receipt(number=0, hash=GENESIS)
         self._head_key = ""
         self._accounts: dict[AccountKey, int] = {}
+        self._pairs: dict[Pair, Sequence[int]] = {}
         self._last_account = 0
         self._guard = TotalsGuard()
         self._unsettled: str | None = None
@@ -142,7 +145,7 @@ class Writer:
             append = await self._connected()
         if batch.key == self._head_key:
             return self._settled(self._head, resolved=True)
-        rows = build(batch, self._accounts, self._last_account + 1)
+        rows = build(batch, self._accounts, self._last_account + 1, self._pairs)
         checked = self._guard.check(rows.moves)
         number = self._head.number + 1
         hash_ = seal(
@@ -169,6 +172,10 @@ class Writer:
             assert self._head_key == batch.key, "nobody else writes behind a batch of ours"
             return self._settled(self._head, resolved=True)
         self._accounts.update(rows.opened)
+        if rows.numbered:
+            if len(self._pairs) > PAIRS_MAX:
+                self._pairs.clear()
+            self._pairs.update(rows.numbered)
         self._last_account += len(rows.opened)
         self._guard.keep(checked)
         self._head_key = batch.key
