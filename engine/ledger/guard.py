@@ -34,13 +34,17 @@ class TotalsGuard:
         2**63 - 1 minor units in the life of a process.
         """
         after: dict[int, int] = {}
-        find, most = self._pending.get, self._most
+        met, find, most = after.get, self._pending.get, self._most
         for debit, credit, pending, posted, _transfers in moves:
-            most += posted + abs(pending)
+            most += posted
             if pending:
-                for side in (debit * 2, credit * 2 + 1):
-                    now = after.get(side)
-                    after[side] = (find(side, 0) if now is None else now) + pending
+                most += abs(pending)
+                side = debit * 2
+                now = met(side)
+                after[side] = (find(side, 0) if now is None else now) + pending
+                side = credit * 2 + 1
+                now = met(side)
+                after[side] = (find(side, 0) if now is None else now) + pending
         if most > INT64_MAX:
             raise EntryInvalid("invalid: NumericValueOutOfRangeError")
         if after and min(after.values()) < 0:
