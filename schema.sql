@@ -223,8 +223,10 @@ AS $$
             min(t.id) AS low, max(t.id) AS high,
             sum(
                 CASE t.phase WHEN 'posted' THEN 0 WHEN 'pending' THEN t.amount ELSE -t.amount END
-            ) AS pending,
-            sum(CASE WHEN t.phase IN ('posted', 'post_pending') THEN t.amount ELSE 0 END) AS posted
+            )::bigint AS pending,
+            sum(
+                CASE WHEN t.phase IN ('posted', 'post_pending') THEN t.amount ELSE 0 END
+            )::bigint AS posted
         FROM bounds
         JOIN transfers t ON t.id BETWEEN bounds.low AND bounds.high
         WHERE t.batch > in_after_batch AND t.batch <= in_batch
@@ -263,35 +265,40 @@ LEFT JOIN moved(
 ) m ON m.account_id = a.id;
 
 -- Brings the accounts' totals and their history up to the last batch, or to one that leaves no
--- more than about `in_transfers` to fold at once. Returns the number of transfers it folded; fewer
--- than that means that there is nothing more to do. Whoever runs it, and however often: each batch
--- is folded once.
-CREATE FUNCTION project_totals(in_transfers bigint) RETURNS bigint
+-- more than about `in_transfers`, and no more than `in_batches`, to fold at once. Tells how many
+-- of each it folded: where it is fewer of both, there is nothing more to do. Whoever runs it, and
+-- however often: each batch is folded once.
+CREATE FUNCTION project_totals(
+    in_transfers bigint, in_batches bigint, OUT transfers bigint, OUT batches bigint
+)
 LANGUAGE plpgsql
 AS $$
 DECLARE
     done bigint;
     upto bigint;
-    folded bigint;
     upto_ms bigint;
+    counted bigint;
 BEGIN
-    -- Against itself only: nobody else writes here, and readers are not kept waiting.
-    LOCK TABLE projections IN SHARE ROW EXCLUSIVE MODE;
+    -- Against itself only. The number is arbitrary.
+    PERFORM pg_advisory_xact_lock(7305808869231650118);
     SELECT coalesce(max(p.batch), 0) INTO done FROM projections p;
-    SELECT w.number, w.folded, w.recorded_ms INTO upto, folded, upto_ms
+    SELECT w.number, w.folded, w.recorded_ms INTO upto, transfers, upto_ms
     FROM (
         SELECT
             b.number, b.transfers, b.recorded_ms,
             sum(b.transfers) OVER (ORDER BY b.number)::bigint AS folded
         FROM batches b
-        WHERE b.lane = 0 AND b.number > done
+        WHERE b.lane = 0 AND b.number > done AND b.number <= done + in_batches
     ) w
     WHERE w.folded - w.transfers < in_transfers
     ORDER BY w.number DESC
     LIMIT 1;
-    IF coalesce(folded, 0) = 0 THEN
-        RETURN 0;
+    IF upto IS NULL THEN
+        transfers := 0;
+        batches := 0;
+        RETURN;
     END IF;
+    batches := upto - done;
     WITH updated AS (
         UPDATE accounts a SET
             debits_pending = a.debits_pending + m.debits_pending,
@@ -301,20 +308,28 @@ BEGIN
             version = a.version + m.transfers
         FROM moved(done, upto) m
         WHERE a.id = m.account_id
-        RETURNING a.id, a.debits_pending, a.debits_posted, a.credits_pending,
-            a.credits_posted, a.version, m.first_transfer, m.last_transfer
+        RETURNING a.id, a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted,
+            a.version, m.transfers, m.first_transfer, m.last_transfer
+    ),
+
+    kept AS (
+        INSERT INTO account_history (
+            account_id, batch, recorded_ms, debits_pending, debits_posted, credits_pending,
+            credits_posted, version, first_transfer, last_transfer
+        )
+        SELECT
+            u.id, upto, upto_ms, u.debits_pending, u.debits_posted, u.credits_pending,
+            u.credits_posted, u.version, u.first_transfer, u.last_transfer
+        FROM updated u
+        ORDER BY u.id
     )
-    INSERT INTO account_history (
-        account_id, batch, recorded_ms, debits_pending, debits_posted, credits_pending,
-        credits_posted, version, first_transfer, last_transfer
-    )
-    SELECT
-        u.id, upto, upto_ms, u.debits_pending, u.debits_posted, u.credits_pending,
-        u.credits_posted, u.version, u.first_transfer, u.last_transfer
-    FROM updated u
-    ORDER BY u.id;
+
+    SELECT coalesce(sum(u.transfers), 0) INTO counted FROM updated u;
+    IF counted <> 2 * transfers THEN
+        RAISE EXCEPTION 'batches % to % have transfers that are missing, or of no account',
+            done + 1, upto USING ERRCODE = 'PE006';
+    END IF;
     INSERT INTO projections (batch, after_batch, recorded_ms) VALUES (upto, done, upto_ms);
-    RETURN folded;
 END
 $$;
 

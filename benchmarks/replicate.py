@@ -253,7 +253,7 @@ async def write_batches(
         batches.append((0, number, key, head["epoch"], head["recorded_ms"], len(sealed), first,
                         last, before, hash_))  # fmt: skip
     await connection.copy_records_to_table("batches", records=batches)
-    await connection.execute("SELECT project_totals($1)", 2**62)
+    await connection.execute("SELECT project_totals($1, $1)", 2**62)
     return hash_
 
 

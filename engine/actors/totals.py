@@ -26,6 +26,7 @@ class TotalsActor:
         self._telemetry = telemetry
         self._every_s = every_s
         self._folded = self._failed = 0
+        self._told: type[LedgerError] | None = None
 
     def statistics(self) -> TotalsStatistics:
         """The actor at this moment."""
@@ -39,13 +40,14 @@ class TotalsActor:
             try:
                 self._folded += await self._ledger.project_totals()
             except LedgerError as trouble:
-                if not self._failed:
+                if type(trouble) is not self._told:
+                    self._told = type(trouble)
                     self._tell(trouble)
                 self._failed += 1
                 continue
             if self._failed:
                 self._telemetry.warn("totals_projected_again", failed=self._failed)
-                self._failed = 0
+                self._failed, self._told = 0, None
 
     def _tell(self, trouble: LedgerError) -> None:
         if isinstance(trouble, LedgerUnavailable):

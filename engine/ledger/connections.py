@@ -73,6 +73,8 @@ READER: Final[dict[str, str]] = COMMON | {
     "default_transaction_read_only": "on",
 }
 
+READER_BY_KEYS: Final[dict[str, str]] = READER | BY_KEYS
+
 LOCK: Final[dict[str, str]] = COMMON | {
     "application_name": "engine-lock",
     "lock_timeout": "15s",
@@ -140,8 +142,9 @@ class ReaderStatistics(msgspec.Struct, frozen=True):
 class ReadConnections:
     """At most `connections_max` connections, opened when needed and kept while they work."""
 
-    def __init__(self, dsn: str, connections_max: int) -> None:
+    def __init__(self, dsn: str, connections_max: int, settings: dict[str, str] = READER) -> None:
         self._dsn = dsn
+        self._settings = settings
         self._limit = anyio.CapacityLimiter(connections_max)
         self._idle: list[asyncpg.Connection] = []
         self._opened = 0
@@ -179,7 +182,7 @@ class ReadConnections:
         async with self._limit:
             connection = self._take()
             if connection is None:
-                connection = await connect(self._dsn, READER)
+                connection = await connect(self._dsn, self._settings)
                 self._opened += 1
             try:
                 yield connection

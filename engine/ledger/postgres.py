@@ -36,7 +36,7 @@ class LedgerStatistics(msgspec.Struct, frozen=True):
 class PostgresLedger(Reader):
     """`LedgerWriter`, `LedgerReader` and `LedgerTotals` on a migrated database.
 
-    `readers_max` connections read; one more writes, one projects and one holds the lock.
+    `readers_max` connections and one more read; one writes, one projects, one holds the lock.
     `commit_timeout_s` bounds a commit; when it has passed, its outcome is open. `durable=False`
     accepts a database that would lose commits in a power cut, for throw-away ones.
     """
@@ -73,6 +73,7 @@ class PostgresLedger(Reader):
         await self._totals.close()
         await self._lock.close()
         await self._connections.close()
+        await self._by_keys.close()
 
     async def take_over(self, owner: str, *, patience_s: float = 10.0) -> int:
         """Become the one engine that writes; returns the new epoch.

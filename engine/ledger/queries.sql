@@ -8,7 +8,11 @@ SELECT append_batch(
 )
 
 -- name: project_totals
-SELECT project_totals($1)
+SELECT transfers, batches FROM project_totals($1, $2)
+
+-- name: allow_joins
+-- What follows in this transaction is of whole tables.
+SET LOCAL enable_hashjoin = on
 
 -- name: pending
 -- What is pending on either side of an account, where there is any.
@@ -19,6 +23,12 @@ WHERE debits_pending <> 0 OR credits_pending <> 0
 -- name: largest_total
 SELECT coalesce(max(greatest(debits_pending, debits_posted, credits_pending, credits_posted)), 0)
 FROM account_totals
+
+-- name: keys_taken
+-- Which of these idempotency keys are claimed.
+SELECT i.merchant_id, i.livemode, i.key
+FROM unnest($1::text [], $2::boolean [], $3::text []) AS wanted (merchant_id, livemode, key)
+JOIN idempotency i USING (merchant_id, livemode, key)
 
 -- name: check_second_phases
 SELECT check_second_phases($1, $2)
@@ -148,20 +158,102 @@ ORDER BY id DESC
 LIMIT $6
 
 -- name: accounts
+-- A page of them, with what has been recorded since their totals were projected.
+WITH page AS (
+    SELECT *
+    FROM accounts
+    WHERE ($1::text IS NULL OR owner = $1) AND livemode = $2 AND id > $3
+    ORDER BY id
+    LIMIT $4
+),
+
+unprojected AS (
+    SELECT min(b.first_transfer) AS low, max(b.last_transfer) AS high, min(b.number) - 1 AS after
+    FROM batches b
+    WHERE
+        b.lane = 0 AND b.transfers > 0
+        AND b.number > (SELECT coalesce(max(p.batch), 0) FROM projections p)
+),
+
+recent AS (
+    SELECT
+        t.debit_account, t.credit_account, t.amount,
+        CASE t.phase WHEN 'posted' THEN 0 WHEN 'pending' THEN 1 ELSE -1 END AS pending,
+        CASE WHEN t.phase IN ('posted', 'post_pending') THEN 1 ELSE 0 END AS posted
+    FROM unprojected u
+    JOIN transfers t ON t.id BETWEEN u.low AND u.high
+    WHERE t.batch > u.after
+),
+
+legs AS (
+    SELECT
+        r.debit_account AS id, r.pending * r.amount AS dp, r.posted * r.amount AS dd,
+        0::bigint AS cp, 0::bigint AS cc
+    FROM recent r
+    WHERE r.debit_account IN (SELECT id FROM page)
+    UNION ALL
+    SELECT r.credit_account, 0, 0, r.pending * r.amount, r.posted * r.amount
+    FROM recent r
+    WHERE r.credit_account IN (SELECT id FROM page)
+),
+
+moved AS (
+    SELECT
+        id, sum(dp)::bigint AS dp, sum(dd)::bigint AS dd, sum(cp)::bigint AS cp,
+        sum(cc)::bigint AS cc, count(*) AS transfers
+    FROM legs
+    GROUP BY id
+)
+
 SELECT
-    id, book, kind, owner, currency, livemode, created_ms, debits_pending, debits_posted,
-    credits_pending, credits_posted, version
-FROM account_totals
-WHERE ($1::text IS NULL OR owner = $1) AND livemode = $2 AND id > $3
-ORDER BY id
-LIMIT $4
+    a.id, a.book, a.kind, a.owner, a.currency, a.livemode, a.created_ms,
+    a.debits_pending + coalesce(m.dp, 0) AS debits_pending,
+    a.debits_posted + coalesce(m.dd, 0) AS debits_posted,
+    a.credits_pending + coalesce(m.cp, 0) AS credits_pending,
+    a.credits_posted + coalesce(m.cc, 0) AS credits_posted,
+    a.version + coalesce(m.transfers, 0) AS version
+FROM page a
+LEFT JOIN moved m ON m.id = a.id
+ORDER BY a.id
 
 -- name: account
+-- One of them, in the same way.
+WITH unprojected AS (
+    SELECT min(b.first_transfer) AS low, max(b.last_transfer) AS high, min(b.number) - 1 AS after
+    FROM batches b
+    WHERE
+        b.lane = 0 AND b.transfers > 0
+        AND b.number > (SELECT coalesce(max(p.batch), 0) FROM projections p)
+),
+
+recent AS (
+    SELECT
+        t.debit_account = $1 AS debit, t.amount,
+        CASE t.phase WHEN 'posted' THEN 0 WHEN 'pending' THEN 1 ELSE -1 END AS pending,
+        CASE WHEN t.phase IN ('posted', 'post_pending') THEN 1 ELSE 0 END AS posted
+    FROM unprojected u
+    JOIN transfers t ON t.id BETWEEN u.low AND u.high
+    WHERE t.batch > u.after AND (t.debit_account = $1 OR t.credit_account = $1)
+),
+
+moved AS (
+    SELECT
+        count(*) AS transfers,
+        coalesce(sum(r.pending * r.amount) FILTER (WHERE r.debit), 0)::bigint AS dp,
+        coalesce(sum(r.posted * r.amount) FILTER (WHERE r.debit), 0)::bigint AS dd,
+        coalesce(sum(r.pending * r.amount) FILTER (WHERE NOT r.debit), 0)::bigint AS cp,
+        coalesce(sum(r.posted * r.amount) FILTER (WHERE NOT r.debit), 0)::bigint AS cc
+    FROM recent r
+)
+
 SELECT
-    id, book, kind, owner, currency, livemode, created_ms, debits_pending, debits_posted,
-    credits_pending, credits_posted, version
-FROM account_totals
-WHERE id = $1
+    a.id, a.book, a.kind, a.owner, a.currency, a.livemode, a.created_ms,
+    a.debits_pending + m.dp AS debits_pending, a.debits_posted + m.dd AS debits_posted,
+    a.credits_pending + m.cp AS credits_pending, a.credits_posted + m.cc AS credits_posted,
+    a.version + m.transfers AS version
+FROM accounts a
+CROSS JOIN moved m
+WHERE a.id = $1
 
 -- name: account_at
 -- The totals after the last batch that had been recorded by then: those of the last projection up
@@ -183,15 +275,19 @@ base AS (
     LIMIT 1
 ),
 
+next AS (
+    SELECT h.first_transfer, h.last_transfer, h.batch
+    FROM account_history h
+    WHERE h.account_id = $1 AND h.batch > (SELECT number FROM moment)
+    ORDER BY h.batch
+    LIMIT 1
+),
+
 places AS (
-    (
-        SELECT h.first_transfer AS low, h.last_transfer AS high, p.after_batch
-        FROM account_history h
-        JOIN projections p ON p.batch = h.batch
-        WHERE h.account_id = $1 AND h.batch > (SELECT number FROM moment)
-        ORDER BY h.batch
-        LIMIT 1
-    )
+    SELECT
+        n.first_transfer AS low, n.last_transfer AS high,
+        (SELECT p.after_batch FROM projections p WHERE p.batch = n.batch) AS after_batch
+    FROM next n
     UNION ALL
     SELECT min(b.first_transfer), max(b.last_transfer), min(b.number) - 1
     FROM batches b
@@ -266,21 +362,29 @@ recent AS (
     LIMIT $3
 ),
 
+-- The last projection that can hold any of what is wanted; without one, all can.
+newest AS (
+    SELECT coalesce(
+        (SELECT min(p.batch) FROM projections p WHERE p.batch >= (SELECT batch FROM start)),
+        9223372036854775807
+    ) AS batch
+),
+
 earlier AS (
     SELECT t.*
     FROM account_history h
-    JOIN projections p ON p.batch = h.batch
     CROSS JOIN start s
     CROSS JOIN LATERAL (
         SELECT *
         FROM transfers x
         WHERE
             x.id BETWEEN h.first_transfer AND h.last_transfer
-            AND x.batch > p.after_batch AND x.batch <= h.batch
+            AND x.batch > (SELECT p.after_batch FROM projections p WHERE p.batch = h.batch)
+            AND x.batch <= h.batch
             AND (x.debit_account = $1 OR x.credit_account = $1)
             AND (x.batch < s.batch OR (x.batch = s.batch AND x.id < s.id))
     ) t
-    WHERE h.account_id = $1 AND p.after_batch < s.batch
+    WHERE h.account_id = $1 AND h.batch <= (SELECT batch FROM newest)
     ORDER BY h.batch DESC, t.batch DESC, t.id DESC
     LIMIT $3
 )

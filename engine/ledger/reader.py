@@ -13,7 +13,7 @@ import msgspec
 
 from engine.domain.entry import Answer, Claim, DeadLetter, InboxRow, KeyRef, TimerRow
 from engine.domain.payment import Payment
-from engine.ledger.connections import ReadConnections
+from engine.ledger.connections import READER_BY_KEYS, ReadConnections
 from engine.ports import Balance, PaymentFilter, StoredEvent, TimelineRow, TransferRow
 
 PAGE: Final = 500
@@ -27,6 +27,8 @@ class Reader:
 
     def __init__(self, dsn: str, readers_max: int) -> None:
         self._connections = ReadConnections(dsn, readers_max)
+        # For what reads a few rows here and there of the largest tables.
+        self._by_keys = ReadConnections(dsn, 1, READER_BY_KEYS)
 
     async def payments(self, ids: Sequence[str]) -> dict[str, Payment]:
         """The payments of these ids that exist."""
@@ -152,16 +154,16 @@ class Reader:
     async def account(self, account_id: int, at_ms: int | None = None) -> Balance | None:
         """One account, now or as it was recorded at a time (None: it was not there yet)."""
         if at_ms is None:
-            row = await self._connections.fetchrow("account", account_id)
+            row = await self._by_keys.fetchrow("account", account_id)
         else:
-            row = await self._connections.fetchrow("account_at", account_id, at_ms)
+            row = await self._by_keys.fetchrow("account_at", account_id, at_ms)
         return None if row is None else Balance(*row)
 
     async def account_transfers(
         self, account_id: int, *, before: int | None, limit: int
     ) -> list[TransferRow]:
         """Transfers on either side of the account, newest first. At most `limit + 1`."""
-        rows = await self._connections.fetch("account_transfers", account_id, before, limit + 1)
+        rows = await self._by_keys.fetch("account_transfers", account_id, before, limit + 1)
         return [TransferRow(*row) for row in rows]
 
     async def transfer(self, transfer_id: int) -> TransferRow | None:

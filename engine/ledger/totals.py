@@ -18,6 +18,7 @@ from engine.ledger.queries import QUERIES
 
 FOLDED_MAX: Final = 100_000
 """Transfers of one transaction: a few tenths of a second."""
+BATCHES_MAX: Final = 10_000
 TIMEOUT_S: Final = 60.0
 
 
@@ -36,9 +37,9 @@ class Totals:
         """
         folded = 0
         while True:
-            some = await self._step()
-            folded += some
-            if some < FOLDED_MAX:
+            transfers, batches = await self._step()
+            folded += transfers
+            if transfers < FOLDED_MAX and batches < BATCHES_MAX:
                 return folded
 
     async def close(self) -> None:
@@ -47,13 +48,13 @@ class Totals:
         if connection is not None:
             await close(connection)
 
-    async def _step(self) -> int:
+    async def _step(self) -> tuple[int, int]:
         connection = self._connection
         if connection is None or connection.is_closed():
             connection = self._connection = await connect(self._dsn, PROJECTION, writable=True)
         try:
-            folded: int = await connection.fetchval(
-                QUERIES["project_totals"], FOLDED_MAX, timeout=TIMEOUT_S
+            row = await connection.fetchrow(
+                QUERIES["project_totals"], FOLDED_MAX, BATCHES_MAX, timeout=TIMEOUT_S
             )
         except DRIVER_ERRORS as error:
             self._connection = None
@@ -63,4 +64,5 @@ class Totals:
             self._connection = None
             connection.terminate()
             raise
-        return folded
+        assert row is not None, "a function has a row"
+        return row["transfers"], row["batches"]

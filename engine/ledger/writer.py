@@ -19,7 +19,7 @@ import asyncpg
 import msgspec
 from asyncpg.prepared_stmt import PreparedStatement
 
-from engine.domain.entry import Batch
+from engine.domain.entry import Batch, KeyRef
 from engine.domain.journal import GENESIS, TransferTuple, seal
 from engine.domain.posting import AccountKey
 from engine.failpoints import failpoint
@@ -35,7 +35,14 @@ from engine.ledger.packing import (
 )
 from engine.ledger.queries import QUERIES
 from engine.ledger.rows import Pair, Rows, build
-from engine.ports import Fenced, LedgerError, LedgerUnavailable, Receipt
+from engine.ports import (
+    EntryInvalid,
+    Fenced,
+    KeysTaken,
+    LedgerError,
+    LedgerUnavailable,
+    Receipt,
+)
 
 LANE: Final = 0
 TRIES_MAX: Final = 4
@@ -146,7 +153,11 @@ class Writer:
         if batch.key == self._head_key:
             return self._settled(self._head, resolved=True)
         rows = build(batch, self._accounts, self._last_account + 1, self._pairs)
-        checked = self._guard.check(rows.moves)
+        try:
+            checked = self._guard.check(rows.moves)
+        except EntryInvalid:
+            await self._judge_first(batch, rows)
+            raise
         number = self._head.number + 1
         hash_ = seal(
             self._head.hash,
@@ -181,6 +192,25 @@ class Writer:
         self._head_key = batch.key
         self._head = Receipt(number=number, hash=hash_)
         return self._settled(self._head, resolved=False)
+
+    async def _judge_first(self, batch: Batch, rows: Rows) -> None:
+        """Raise what the database would have raised before it came to the totals."""
+        connection = self._connection
+        assert connection is not None
+        if self._unsettled == batch.key:
+            # What is pending includes this batch or not, depending on its first try.
+            self._disconnect()
+            raise LedgerUnavailable("the first try of the batch is not over")
+        epoch = await connection.fetchval(QUERIES["epoch"], timeout=self._timeout_s)
+        if epoch != self._epoch:
+            raise Fenced(f"epoch {self._epoch} is over, this is epoch {epoch}")
+        if rows.claims:
+            merchants, modes, keys = zip(*(row[:3] for row in rows.claims), strict=True)
+            taken = await connection.fetch(
+                QUERIES["keys_taken"], merchants, modes, keys, timeout=self._timeout_s
+            )
+            if taken:
+                raise KeysTaken(frozenset(KeyRef(*row) for row in taken))
 
     async def _append_and_copy(
         self, append: PreparedStatement[Any], arguments: list[Any], rows: Rows, number: int
@@ -293,10 +323,13 @@ class Writer:
                 await check_durable(connection)
             types = await _take_packed(connection)
             append = await connection.prepare(QUERIES["append_batch"])
-            found = await connection.fetchrow(QUERIES["head"], LANE)
-            opened = await connection.fetch(QUERIES["accounts_above"], self._last_account)
-            pending = await connection.fetch(QUERIES["pending"])
-            most = await connection.fetchval(QUERIES["largest_total"])
+            # One snapshot: an earlier try that ends meanwhile is in all of it, or in nothing.
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                await connection.execute(QUERIES["allow_joins"])
+                found = await connection.fetchrow(QUERIES["head"], LANE)
+                opened = await connection.fetch(QUERIES["accounts_above"], self._last_account)
+                pending = await connection.fetch(QUERIES["pending"], timeout=self._timeout_s)
+                most = await connection.fetchval(QUERIES["largest_total"], timeout=self._timeout_s)
         except LedgerError:
             connection.terminate()
             raise

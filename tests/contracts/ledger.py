@@ -556,6 +556,21 @@ class LedgerContract:
         with pytest.raises(EntryInvalid, match="invalid: pending_not_negative"):
             await ledger.commit(make.batch(Entry(transfers=(more,))))
 
+    async def test_a_taken_key_is_told_before_what_its_entry_would_do(
+        self, bench: Bench, make: Maker
+    ) -> None:
+        ledger = await bench.open()
+        hold = make.transfer(amount=1000, phase="pending")
+        await ledger.commit(make.batch(Entry(transfers=(hold,))))
+
+        def capture() -> Entry:
+            part = make.transfer(amount=1000, phase="post_pending", resolves=hold.id)
+            return Entry(transfers=(part,), claim=claim("capture"))
+
+        await ledger.commit(make.batch(capture()))
+        with pytest.raises(KeysTaken):
+            await ledger.commit(make.batch(capture()))
+
     async def test_a_transfer_id_is_used_once(self, bench: Bench, make: Maker) -> None:
         ledger = await bench.open()
         sent = make.transfer()

@@ -350,6 +350,59 @@ async def test_a_commit_that_takes_too_long_is_settled_by_the_next_try(
     await connection.close()
 
 
+SLOW_COMMIT = """
+CREATE FUNCTION wait_at_commit() RETURNS trigger LANGUAGE plpgsql AS
+$$BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END$$;
+CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON batches DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION wait_at_commit();
+"""
+
+
+async def test_a_first_try_that_ends_while_the_ledger_is_read_counts_once(
+    bench: PostgresBench, make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = await bench.open()
+    hold = make.transfer(amount=1000, phase="pending")
+    await ledger.commit(make.batch(Entry(transfers=(hold,))))
+    part = make.transfer(amount=1000, phase="post_pending", resolves=hold.id)
+    batch = make.batch(Entry(transfers=(part,)))
+    other = await raw(bench)
+    await other.execute(SLOW_COMMIT)
+    await other.execute("SELECT pg_advisory_lock(42)")
+    waits = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 42"
+    )
+    connection = ledger._writer._connection
+    assert connection is not None
+
+    async def cut() -> None:
+        while not await other.fetchval(waits):
+            await anyio.sleep(0.01)
+        connection.terminate()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(cut)
+        with pytest.raises(LedgerUnavailable):
+            await ledger.commit(batch)
+    # It ends after the journal's end has been read, and before what is pending is.
+    fetch = asyncpg.Connection.fetch
+
+    async def let_it_end_first(self: asyncpg.Connection, query: str, *args: Any, **kw: Any) -> Any:
+        if query == QUERIES["accounts_above"]:
+            await other.execute("SELECT pg_advisory_unlock(42)")
+            while await other.fetchval("SELECT count(*) FROM batches") < 2:
+                await anyio.sleep(0.01)
+        return await fetch(self, query, *args, **kw)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncpg.Connection, "fetch", let_it_end_first)
+        with anyio.fail_after(20):
+            receipt = await ledger.commit(batch)
+    assert (receipt.number, receipt.resolved) == (2, True)
+    assert [r.number for r in await chain(ledger, make, 2)] == [3, 4]
+    await other.close()
+
+
 async def test_a_first_try_that_is_applied_while_the_journals_end_is_read_is_adopted(
     bench: PostgresBench, make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

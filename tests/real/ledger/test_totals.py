@@ -103,6 +103,7 @@ async def test_what_is_read_does_not_depend_on_what_has_been_projected(
     model = MemoryLedger()
     await model.take_over("test")
     monkeypatch.setattr(totals, "FOLDED_MAX", 7)
+    monkeypatch.setattr(totals, "BATCHES_MAX", 2)
     for n, batch in enumerate(some_batches(seed, 14)):
         await ledger.commit(batch)
         await model.commit(batch)
@@ -135,7 +136,7 @@ async def test_commits_and_reads_go_on_while_totals_are_projected(
     await ledger.commit(first)
     connection = await asyncpg.connect(database)
     async with connection.transaction():
-        await connection.execute("SELECT project_totals(1000)")
+        await connection.execute("SELECT project_totals(1000, 1000)")
         await ledger.commit(second)
         accounts = await ledger.accounts(owner=None, livemode=True, after=0, limit=99)
         assert sum(a.version for a in accounts) == 2 * 10
@@ -152,7 +153,9 @@ async def test_a_projection_that_is_cut_off_is_done_again(
         async with connection.transaction():
             await connection.execute("LOCK TABLE projections")
             waiting = asyncio.ensure_future(ledger.project_totals())
-            query = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            query = (
+                "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'projections'::regclass"
+            )
             while (pid := await connection.fetchval(query)) is None:
                 await anyio.sleep(0.01)
             await connection.execute("SELECT pg_terminate_backend($1)", pid)
@@ -218,6 +221,9 @@ async def bring_over(dsn: str, first: Path) -> None:
     await connection.close()
 
     assert [m.number for m in await migrate(dsn)] == [2]
+    connection = await asyncpg.connect(dsn)
+    assert await connection.fetchval("SELECT epoch FROM engine_epoch") == 2, "the old one is fenced"
+    await connection.close()
     ledger = PostgresLedger(dsn)
     await ledger.take_over("test")
     found = await ledger.accounts(owner=None, livemode=True, after=0, limit=9)

@@ -35,14 +35,14 @@ async def test_it_projects_every_so_often_and_tells_trouble_once(autojump_clock)
         journal.wrong = LedgerUnavailable("gone")
         await trio.sleep(6)
         assert actor.statistics() == TotalsStatistics(folded=20, failed=3)
+        journal.wrong = EntryInvalid("invalid: accounts_pending_not_negative")
+        await trio.sleep(4)
         journal.wrong = None
         await trio.sleep(2)
         assert actor.statistics() == TotalsStatistics(folded=30, failed=0)
-        journal.wrong = EntryInvalid("invalid: accounts_pending_not_negative")
-        await trio.sleep(4)
         nursery.cancel_scope.cancel()
     assert [event for event, _ in lines.lines] == [
-        "totals_not_projected", "totals_projected_again", "totals_refused",
+        "totals_not_projected", "totals_refused", "totals_projected_again",
     ]  # fmt: skip
 
 
