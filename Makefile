@@ -22,7 +22,7 @@ help:
 	@echo "make campaign                       five kills under load and other long tests"
 	@echo "make torture                        every fault of real processes and databases, ten minutes"
 	@echo "make bench                          the benchmarks: a table, a plot, a file of figures"
-	@echo "make bench-full                     the same with millions of payments and a long soak"
+	@echo "make bench-full [SETTLED=5000000]   the same with millions of payments and a long soak"
 	@echo "make loadtest                       traffic and trouble, each briefly; fails on a threshold"
 	@echo "make soak [SECONDS=1800]            the mix for long; fails on a threshold"
 	@echo "make reliability                    the tables of RELIABILITY.md, from their reports"
@@ -79,7 +79,7 @@ bench: $(VENV)/.bench
 
 # With millions of payments in the database and ten minutes of soak: an hour, and 40 GB of disk.
 bench-full: $(VENV)/.bench
-	$(BIN)/python -m benchmarks --full
+	$(BIN)/python -m benchmarks --full $(if $(SETTLED),--settled $(SETTLED))
 
 # Under five minutes. HTML reports are in loadtests/reports/.
 loadtest: $(VENV)/.loadtest

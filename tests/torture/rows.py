@@ -50,7 +50,8 @@ NOT_RUN: Final[dict[int, str]] = {
     44: "the engine does not use Redis yet",
     52: "the engine calls no address that a client names yet",
     54: "the engine encrypts nothing yet",
-    56: "there is one released version and one migration, so there is nothing to upgrade from",
+    56: "nothing was released yet to upgrade from; that a migration fences an engine that still "
+    "runs is tested in tests/real/ledger/test_totals.py",
     58: "the engine sends no webhooks to merchants yet",
 }
 """Row -> why it has no scenario. A scenario that skips says so itself."""

@@ -12,16 +12,18 @@ import anyio
 import asyncpg
 import pytest
 
-from engine.domain.entry import Batch, Entry
-from engine.domain.journal import GENESIS, AccountTuple, TransferTuple, seal
-from engine.domain.posting import Transfer
-from engine.ledger import totals
-from engine.ledger.memory import MemoryLedger
-from engine.ledger.migrate import FOLDER, migrate
-from engine.ledger.postgres import PostgresLedger
-from engine.ledger.verify import verify
-from engine.ports import Balance, LedgerUnavailable, TransferRow
-from tests.contracts.ledger import NOW, Maker
+pytest.register_assert_rewrite("tests.contracts.ledger")
+
+from engine.domain.entry import Batch, Entry  # noqa: E402
+from engine.domain.journal import GENESIS, AccountTuple, TransferTuple, seal  # noqa: E402
+from engine.domain.posting import Transfer  # noqa: E402
+from engine.ledger import totals  # noqa: E402
+from engine.ledger.memory import MemoryLedger  # noqa: E402
+from engine.ledger.migrate import FOLDER, migrate  # noqa: E402
+from engine.ledger.postgres import PostgresLedger  # noqa: E402
+from engine.ledger.verify import verify  # noqa: E402
+from engine.ports import Balance, LedgerUnavailable, TransferRow  # noqa: E402
+from tests.contracts.ledger import NOW, Maker  # noqa: E402
 
 pytestmark = pytest.mark.anyio
 
