@@ -267,7 +267,8 @@ LEFT JOIN moved(
 -- Brings the accounts' totals and their history up to the last batch, or to one that leaves no
 -- more than about `in_transfers`, and no more than `in_batches`, to fold at once. Tells how many
 -- of each it folded: where it is fewer of both, there is nothing more to do. Whoever runs it, and
--- however often: each batch is folded once.
+-- however often: each batch is folded once. Its own error, PE007: transfers are missing, or name
+-- accounts that are not there.
 CREATE FUNCTION project_totals(
     in_transfers bigint, in_batches bigint, OUT transfers bigint, OUT batches bigint
 )
@@ -327,7 +328,7 @@ BEGIN
     SELECT coalesce(sum(u.transfers), 0) INTO counted FROM updated u;
     IF counted <> 2 * transfers THEN
         RAISE EXCEPTION 'batches % to % have transfers that are missing, or of no account',
-            done + 1, upto USING ERRCODE = 'PE006';
+            done + 1, upto USING ERRCODE = 'PE007';
     END IF;
     INSERT INTO projections (batch, after_batch, recorded_ms) VALUES (upto, done, upto_ms);
 END

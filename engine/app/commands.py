@@ -198,7 +198,8 @@ def _with_database(settings: Settings, fail: Fail, use: Callable[[str], int]) ->
         # The second is there first: an engine that is only starting is waited for.
         if not any((data_dir / name).exists() for name in ("postgres", "engine.lock")):
             raise SettingsRefused(
-                f"{NO_DATABASE} (There is no database of `engine dev` in {settings.data_dir}.)"
+                f"{NO_DATABASE} (There is no database of `engine dev` in "
+                f"{settings.data_dir}; where it was told another folder, add --data FOLDER.)"
             )
         with attached(Path(settings.data_dir)) as dsn:
             return use(dsn)

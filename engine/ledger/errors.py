@@ -9,7 +9,7 @@ There are five kinds, and everything not known to be definite is the last:
     unavailable  the outcome is open, or the database can't write at present
 
 SQLSTATEs: https://www.postgresql.org/docs/18/errcodes-appendix.html. Those that begin with PE are
-raised by `append_batch` (schema.sql).
+raised by `append_batch` and `project_totals` (schema.sql).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ BY_STATE: Final[dict[str, Verdict]] = {
     "PE003": "invalid",
     "PE004": "fenced",
     "PE006": "invalid",
+    "PE007": "invalid",
     "40001": "again",  # serialization_failure
     "40P01": "again",  # deadlock_detected
     "55P03": "again",  # lock_not_available: lock_timeout
@@ -99,6 +100,7 @@ CONSTRAINTS: Final[dict[str, str]] = {
 REASONS: Final[dict[str, str]] = {
     "PE003": "invalid: stale_version",
     "PE006": "invalid: second_phase",
+    "PE007": "invalid: transfers_missing",
 }
 
 

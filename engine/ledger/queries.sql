@@ -10,8 +10,9 @@ SELECT append_batch(
 -- name: project_totals
 SELECT transfers, batches FROM project_totals($1, $2)
 
--- name: allow_joins
--- What follows in this transaction is of whole tables.
+-- name: snapshot
+-- What follows in this transaction is of one moment, and of whole tables.
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SET LOCAL enable_hashjoin = on
 
 -- name: pending

@@ -28,7 +28,7 @@ class Reader:
     def __init__(self, dsn: str, readers_max: int) -> None:
         self._connections = ReadConnections(dsn, readers_max)
         # For what reads a few rows here and there of the largest tables.
-        self._by_keys = ReadConnections(dsn, 1, READER_BY_KEYS)
+        self._by_keys = ReadConnections(dsn, 2, READER_BY_KEYS)
 
     async def payments(self, ids: Sequence[str]) -> dict[str, Payment]:
         """The payments of these ids that exist."""

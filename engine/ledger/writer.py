@@ -197,13 +197,13 @@ class Writer:
         """Raise what the database would have raised before it came to the totals."""
         connection = self._connection
         assert connection is not None
-        if self._unsettled == batch.key:
-            # What is pending includes this batch or not, depending on its first try.
-            self._disconnect()
-            raise LedgerUnavailable("the first try of the batch is not over")
         epoch = await connection.fetchval(QUERIES["epoch"], timeout=self._timeout_s)
         if epoch != self._epoch:
             raise Fenced(f"epoch {self._epoch} is over, this is epoch {epoch}")
+        if self._unsettled == batch.key:
+            # It was good when it was first sent, and may be there yet: nothing may be concluded.
+            self._disconnect()
+            raise LedgerUnavailable("the first try of the batch is not over")
         if rows.claims:
             merchants, modes, keys = zip(*(row[:3] for row in rows.claims), strict=True)
             taken = await connection.fetch(
@@ -324,12 +324,15 @@ class Writer:
             types = await _take_packed(connection)
             append = await connection.prepare(QUERIES["append_batch"])
             # One snapshot: an earlier try that ends meanwhile is in all of it, or in nothing.
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                await connection.execute(QUERIES["allow_joins"])
-                found = await connection.fetchrow(QUERIES["head"], LANE)
-                opened = await connection.fetch(QUERIES["accounts_above"], self._last_account)
-                pending = await connection.fetch(QUERIES["pending"], timeout=self._timeout_s)
-                most = await connection.fetchval(QUERIES["largest_total"], timeout=self._timeout_s)
+            limit_s = self._timeout_s
+            await connection.execute(QUERIES["snapshot"], timeout=limit_s)
+            found = await connection.fetchrow(QUERIES["head"], LANE, timeout=limit_s)
+            opened = await connection.fetch(
+                QUERIES["accounts_above"], self._last_account, timeout=limit_s
+            )
+            pending = await connection.fetch(QUERIES["pending"], timeout=limit_s)
+            most = await connection.fetchval(QUERIES["largest_total"], timeout=limit_s)
+            await connection.execute("COMMIT", timeout=limit_s)
         except LedgerError:
             connection.terminate()
             raise

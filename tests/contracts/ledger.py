@@ -571,6 +571,26 @@ class LedgerContract:
         with pytest.raises(KeysTaken):
             await ledger.commit(make.batch(capture()))
 
+    async def test_who_was_fenced_learns_it_whatever_the_new_engine_has_done(
+        self, bench: Bench, make: Maker
+    ) -> None:
+        old = await bench.open()
+        hold = make.transfer(amount=1000, phase="pending")
+        await old.commit(make.batch(Entry(transfers=(hold,))))
+
+        def capture() -> Batch:
+            part = make.transfer(amount=1000, phase="post_pending", resolves=hold.id)
+            return make.batch(Entry(transfers=(part,)))
+
+        lost = capture()
+        bench.lose_batch(old)
+        with pytest.raises(LedgerUnavailable):
+            await old.commit(lost)
+        new = await bench.open()
+        await new.commit(capture())
+        with pytest.raises(Fenced):
+            await old.commit(lost)
+
     async def test_a_transfer_id_is_used_once(self, bench: Bench, make: Maker) -> None:
         ledger = await bench.open()
         sent = make.transfer()

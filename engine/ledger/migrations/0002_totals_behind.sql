@@ -3,6 +3,7 @@
 
 -- First: an engine that still runs here is stopped by its next commit, which waits for this
 -- transaction. So nothing is written in the old way after what follows has looked.
+LOCK TABLE engine_epoch IN EXCLUSIVE MODE;
 UPDATE engine_epoch SET epoch = epoch + 1 WHERE epoch > 0;
 
 -- How far the totals have been projected: each row covers the batches after `after_batch` up to
@@ -92,7 +93,8 @@ LEFT JOIN moved(
 -- Brings the accounts' totals and their history up to the last batch, or to one that leaves no
 -- more than about `in_transfers`, and no more than `in_batches`, to fold at once. Tells how many
 -- of each it folded: where it is fewer of both, there is nothing more to do. Whoever runs it, and
--- however often: each batch is folded once.
+-- however often: each batch is folded once. Its own error, PE007: transfers are missing, or name
+-- accounts that are not there.
 CREATE FUNCTION project_totals(
     in_transfers bigint, in_batches bigint, OUT transfers bigint, OUT batches bigint
 )
@@ -152,7 +154,7 @@ BEGIN
     SELECT coalesce(sum(u.transfers), 0) INTO counted FROM updated u;
     IF counted <> 2 * transfers THEN
         RAISE EXCEPTION 'batches % to % have transfers that are missing, or of no account',
-            done + 1, upto USING ERRCODE = 'PE006';
+            done + 1, upto USING ERRCODE = 'PE007';
     END IF;
     INSERT INTO projections (batch, after_batch, recorded_ms) VALUES (upto, done, upto_ms);
 END

@@ -424,8 +424,8 @@ async def test_a_first_try_that_is_applied_while_the_journals_end_is_read_is_ado
         def __getattr__(self, name: str) -> Any:
             return getattr(self._connection, name)
 
-        async def fetchrow(self, query: str, *arguments: Any) -> Any:
-            found = await self._connection.fetchrow(query, *arguments)
+        async def fetchrow(self, query: str, *arguments: Any, **how: Any) -> Any:
+            found = await self._connection.fetchrow(query, *arguments, **how)
             if asked and query == writer.QUERIES["head"]:
                 other = await connect(bench.dsn, writer.WRITER, writable=True)
                 await writer._take_packed(other)

@@ -22,7 +22,7 @@ from engine.ledger.memory import MemoryLedger  # noqa: E402
 from engine.ledger.migrate import FOLDER, migrate  # noqa: E402
 from engine.ledger.postgres import PostgresLedger  # noqa: E402
 from engine.ledger.verify import verify  # noqa: E402
-from engine.ports import Balance, LedgerUnavailable, TransferRow  # noqa: E402
+from engine.ports import Balance, EntryInvalid, LedgerUnavailable, TransferRow  # noqa: E402
 from tests.contracts.ledger import NOW, Maker  # noqa: E402
 
 pytestmark = pytest.mark.anyio
@@ -129,6 +129,20 @@ async def test_two_that_project_at_once_fold_each_batch_once(
     folded = await asyncio.gather(ledger.project_totals(), other.project_totals())
     assert sorted(folded) == [0, 30]
     await other.close()
+
+
+async def test_transfers_that_have_vanished_are_not_passed_over(
+    ledger: PostgresLedger, database: str
+) -> None:
+    make = Maker()
+    await ledger.commit(make.batch(Entry(transfers=(make.transfer(), make.transfer()))))
+    connection = await asyncpg.connect(database)
+    await connection.execute("ALTER TABLE transfers DISABLE TRIGGER USER")
+    await connection.execute("DELETE FROM transfers WHERE id = (SELECT min(id) FROM transfers)")
+    await connection.close()
+    for _ in range(2):
+        with pytest.raises(EntryInvalid, match="transfers_missing"):
+            await ledger.project_totals()
 
 
 async def test_commits_and_reads_go_on_while_totals_are_projected(
