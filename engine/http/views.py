@@ -27,7 +27,8 @@ class AccountView(msgspec.Struct, frozen=True):
     """A ledger account and its four running totals, in the currency's minor unit.
 
     `balance` counts what is posted, on the side on which the account grows; `available` is less
-    by what is pending against it. `at` is the time asked for, null for now.
+    by what is pending against it. `version` counts its transfers. `at` is the time asked for, null
+    for now.
     """
 
     id: str
