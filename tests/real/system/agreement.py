@@ -46,7 +46,9 @@ def disagreements(engine: EngineProcess, payments: list[Any]) -> list[str]:
 async def assert_books_agree(client: Client) -> None:
     """Every payment's every operation, compared; nothing may be missing on either side."""
     payments = await client.list_all("/v1/payments")
-    assert disagreements(client.engine, payments) == []
+    found = disagreements(client.engine, payments)
+    if found:
+        raise AssertionError(f"{len(found)} disagreements: {found[:10]}")
     await assert_accounts_follow_from(client, payments)
 
 

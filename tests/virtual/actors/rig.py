@@ -315,10 +315,12 @@ class World:
         router = self.system.router
         if not self.ended.is_set():
             with trio.fail_after(300):
-                while router.statistics().credits_free != router.statistics().credits:
+                # What nobody waits for, such as a webhook, holds no credit, but stands in line.
+                while router.statistics().credits_free != router.statistics().credits or any(
+                    shard.statistics().in_line for shard in self.system._shards
+                ):
                     await trio.sleep(1)
             assert router.statistics().keys_in_flight == 0
-            assert not [s for s in self.system._shards if s.statistics().in_line]
         self._accounts_are_the_fold_of_the_transfers()
         for payment in self.payments():
             self._gateway_agrees(payment)
