@@ -7,11 +7,14 @@ later is not.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractStreamWriter
 
 BODY_MAX_BYTES: Final = 1_048_576
 _CHUNK_BYTES: Final = 65_536
@@ -46,12 +49,44 @@ class Lost(msgspec.Struct, frozen=True):
     reason: str
 
 
+class _InTime(aiohttp.BytesPayload):
+    """A body that is not sent any more once its time has passed.
+
+    A process may stand still between deciding to send and sending, and what was concluded of the
+    call meanwhile counts on its not leaving later. This is the last moment at which that can be
+    seen: headers and body leave together.
+    """
+
+    def __init__(self, body: bytes, not_after: float) -> None:
+        super().__init__(body)
+        self._not_after = not_after
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        # Not the event loop's time, which is as old as its turn.
+        if time.monotonic() > self._not_after:
+            raise TimeoutError("the process stood still before the request was sent")
+        await super().write_with_length(writer, content_length)
+
+
 class HttpClient:
     """A pool of connections to one gateway. Under asyncio only, as aiohttp is."""
 
-    def __init__(self, *, connections_max: int, connect_timeout_s: float, timeout_s: float) -> None:
-        """The caller's own deadline should be the shorter; `timeout_s` only bounds a leak."""
+    def __init__(
+        self,
+        *,
+        connections_max: int,
+        connect_timeout_s: float,
+        timeout_s: float,
+        send_timeout_s: float = math.inf,
+    ) -> None:
+        """No body leaves later than `send_timeout_s` after `send` was called.
+
+        The caller's own deadline should be the shorter; `timeout_s` only bounds a leak.
+        """
         self._connections_max = connections_max
+        self._send_timeout_s = send_timeout_s
         self._timeout = aiohttp.ClientTimeout(
             total=timeout_s, connect=connect_timeout_s, sock_connect=connect_timeout_s
         )
@@ -63,22 +98,24 @@ class HttpClient:
         Cancelled, it closes its connection: whether the request arrived is then unknown.
         """
         client = self._client or self._open()
+        body = request.body
+        data = _InTime(body, time.monotonic() + self._send_timeout_s) if body else None
         try:
             async with client.request(
                 request.method,
                 request.url,
                 headers=request.headers,
-                data=request.body or None,
+                data=data,
                 # A redirect would repeat the request somewhere that nobody configured.
                 allow_redirects=False,
             ) as response:
-                body = bytearray()
+                received = bytearray()
                 async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-                    body += chunk
-                    if len(body) > BODY_MAX_BYTES:
+                    received += chunk
+                    if len(received) > BODY_MAX_BYTES:
                         return Lost("response_too_large")
                 headers = {name.lower(): value for name, value in response.headers.items()}
-                return Response(response.status, headers, bytes(body))
+                return Response(response.status, headers, bytes(received))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             # Both can only happen before there is a connection to send anything over.
             return NotSent(type(error).__name__)

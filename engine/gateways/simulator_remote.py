@@ -28,6 +28,7 @@ class RemoteSimulator:
         self._http = HttpClient(
             connections_max=config.inflight_max,
             connect_timeout_s=_CONNECT_TIMEOUT_S,
+            send_timeout_s=config.traits.deadline_ms / 1_000,
             timeout_s=_TIMEOUT_S,
         )
 

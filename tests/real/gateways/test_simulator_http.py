@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import aiohttp
 import anyio
@@ -24,6 +25,7 @@ from engine.domain.news import (
     StillPending,
     Unknown,
 )
+from engine.gateways import http_client
 from engine.gateways.http_client import BODY_MAX_BYTES, HttpClient, Lost, NotSent, Request, Response
 from engine.gateways.simulator_books import read_books
 from engine.gateways.simulator_config import SimulatorConfig
@@ -338,6 +340,33 @@ async def test_a_redirect_is_not_followed():
         answer = await client.send(Request("POST", url, {}, b"{}"))
         assert isinstance(answer, Response)
         assert answer.status == 302
+
+
+@pytest.mark.parametrize(("stood_still_s", "arrives"), [(0.9, True), (1.1, False)])
+async def test_what_stood_still_for_too_long_before_it_was_sent_is_not_sent(
+    monkeypatch, stood_still_s, arrives
+):
+    arrived = bytearray()
+
+    async def serve(stream):
+        async with stream:
+            with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                arrived.extend(await stream.receive())
+                await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    # The process is stopped after it was asked to send, and goes on so much later.
+    now = iter([100.0, 100.0 + stood_still_s])
+    monkeypatch.setattr(http_client, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+    client = HttpClient(connections_max=4, connect_timeout_s=2, timeout_s=5, send_timeout_s=1)
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        answer = await client.send(Request("POST", f"http://127.0.0.1:{port}/", {}, b"pay"))
+        await client.close()
+        tasks.cancel_scope.cancel()
+    assert isinstance(answer, Response if arrives else Lost)
+    assert bool(arrived) is arrives, "neither headers nor body"
 
 
 @pytest.mark.parametrize("url", ["http://nobody.invalid/", "nonsense", "ftp://127.0.0.1/"])
