@@ -159,113 +159,29 @@ ORDER BY id DESC
 LIMIT $6
 
 -- name: accounts
--- A page of them, with what has been recorded since their totals were projected.
-WITH page AS (
-    SELECT *
-    FROM accounts
-    WHERE ($1::text IS NULL OR owner = $1) AND livemode = $2 AND id > $3
-    ORDER BY id
-    LIMIT $4
-),
-
-unprojected AS (
-    SELECT min(b.first_transfer) AS low, max(b.last_transfer) AS high, min(b.number) - 1 AS after
-    FROM batches b
-    WHERE
-        b.lane = 0 AND b.transfers > 0
-        AND b.number > (SELECT coalesce(max(p.batch), 0) FROM projections p)
-),
-
-recent AS (
-    SELECT
-        t.debit_account, t.credit_account, t.amount,
-        CASE t.phase WHEN 'posted' THEN 0 WHEN 'pending' THEN 1 ELSE -1 END AS pending,
-        CASE WHEN t.phase IN ('posted', 'post_pending') THEN 1 ELSE 0 END AS posted
-    FROM unprojected u
-    JOIN transfers t ON t.id BETWEEN u.low AND u.high
-    WHERE t.batch > u.after
-),
-
-legs AS (
-    SELECT
-        r.debit_account AS id, r.pending * r.amount AS dp, r.posted * r.amount AS dd,
-        0::bigint AS cp, 0::bigint AS cc
-    FROM recent r
-    WHERE r.debit_account IN (SELECT id FROM page)
-    UNION ALL
-    SELECT r.credit_account, 0, 0, r.pending * r.amount, r.posted * r.amount
-    FROM recent r
-    WHERE r.credit_account IN (SELECT id FROM page)
-),
-
-moved AS (
-    SELECT
-        id, sum(dp)::bigint AS dp, sum(dd)::bigint AS dd, sum(cp)::bigint AS cp,
-        sum(cc)::bigint AS cc, count(*) AS transfers
-    FROM legs
-    GROUP BY id
-)
-
 SELECT
-    a.id, a.book, a.kind, a.owner, a.currency, a.livemode, a.created_ms,
-    a.debits_pending + coalesce(m.dp, 0) AS debits_pending,
-    a.debits_posted + coalesce(m.dd, 0) AS debits_posted,
-    a.credits_pending + coalesce(m.cp, 0) AS credits_pending,
-    a.credits_posted + coalesce(m.cc, 0) AS credits_posted,
-    a.version + coalesce(m.transfers, 0) AS version
-FROM page a
-LEFT JOIN moved m ON m.id = a.id
-ORDER BY a.id
+    id, book, kind, owner, currency, livemode, created_ms, debits_pending, debits_posted,
+    credits_pending, credits_posted, version
+FROM account_totals
+WHERE ($1::text IS NULL OR owner = $1) AND livemode = $2 AND id > $3
+ORDER BY id
+LIMIT $4
 
 -- name: account
--- One of them, in the same way.
-WITH unprojected AS (
-    SELECT min(b.first_transfer) AS low, max(b.last_transfer) AS high, min(b.number) - 1 AS after
-    FROM batches b
-    WHERE
-        b.lane = 0 AND b.transfers > 0
-        AND b.number > (SELECT coalesce(max(p.batch), 0) FROM projections p)
-),
-
-recent AS (
-    SELECT
-        t.debit_account = $1 AS debit, t.amount,
-        CASE t.phase WHEN 'posted' THEN 0 WHEN 'pending' THEN 1 ELSE -1 END AS pending,
-        CASE WHEN t.phase IN ('posted', 'post_pending') THEN 1 ELSE 0 END AS posted
-    FROM unprojected u
-    JOIN transfers t ON t.id BETWEEN u.low AND u.high
-    WHERE t.batch > u.after AND (t.debit_account = $1 OR t.credit_account = $1)
-),
-
-moved AS (
-    SELECT
-        count(*) AS transfers,
-        coalesce(sum(r.pending * r.amount) FILTER (WHERE r.debit), 0)::bigint AS dp,
-        coalesce(sum(r.posted * r.amount) FILTER (WHERE r.debit), 0)::bigint AS dd,
-        coalesce(sum(r.pending * r.amount) FILTER (WHERE NOT r.debit), 0)::bigint AS cp,
-        coalesce(sum(r.posted * r.amount) FILTER (WHERE NOT r.debit), 0)::bigint AS cc
-    FROM recent r
-)
-
-SELECT
-    a.id, a.book, a.kind, a.owner, a.currency, a.livemode, a.created_ms,
-    a.debits_pending + m.dp AS debits_pending, a.debits_posted + m.dd AS debits_posted,
-    a.credits_pending + m.cp AS credits_pending, a.credits_posted + m.cc AS credits_posted,
-    a.version + m.transfers AS version
-FROM accounts a
-CROSS JOIN moved m
-WHERE a.id = $1
-
--- name: account_at
--- The totals after the last batch that had been recorded by then: those of the last projection up
--- to it, and the account's transfers since. These lie either in the next projection that touched
--- the account, or in what has not been projected yet.
+-- Now, or (with $2) after the last batch that had been recorded by then: the totals of the last
+-- projection up to that batch, and the account's own transfers since. These lie either in the next
+-- projection that touched the account, or in what has not been projected yet.
 WITH moment AS (
-    SELECT b.number
-    FROM batches b
-    WHERE b.recorded_ms <= $2
-    ORDER BY b.recorded_ms DESC, b.number DESC
-    LIMIT 1
+    SELECT CASE
+        WHEN $2::bigint IS NULL THEN 9223372036854775807
+        ELSE (
+            SELECT b.number
+            FROM batches b
+            WHERE b.recorded_ms <= $2
+            ORDER BY b.recorded_ms DESC, b.number DESC
+            LIMIT 1
+        )
+    END AS number
 ),
 
 base AS (
@@ -290,12 +206,7 @@ places AS (
         (SELECT p.after_batch FROM projections p WHERE p.batch = n.batch) AS after_batch
     FROM next n
     UNION ALL
-    SELECT min(b.first_transfer), max(b.last_transfer), min(b.number) - 1
-    FROM batches b
-    WHERE
-        b.lane = 0 AND b.transfers > 0
-        AND b.number > (SELECT coalesce(max(p.batch), 0) FROM projections p)
-        AND b.number <= (SELECT number FROM moment)
+    SELECT u.low, u.high, u.after_batch FROM unprojected u
 ),
 
 since AS (
@@ -342,21 +253,13 @@ WITH start AS (
         coalesce($2, 9223372036854775807) AS id
 ),
 
-unprojected AS (
-    SELECT min(b.first_transfer) AS low, max(b.last_transfer) AS high, min(b.number) - 1 AS after
-    FROM batches b
-    WHERE
-        b.lane = 0 AND b.transfers > 0
-        AND b.number > (SELECT coalesce(max(p.batch), 0) FROM projections p)
-),
-
 recent AS (
     SELECT t.*
     FROM unprojected u
     CROSS JOIN start s
     JOIN transfers t ON t.id BETWEEN u.low AND u.high
     WHERE
-        t.batch > u.after
+        t.batch > u.after_batch
         AND (t.debit_account = $1 OR t.credit_account = $1)
         AND (t.batch < s.batch OR (t.batch = s.batch AND t.id < s.id))
     ORDER BY t.batch DESC, t.id DESC

@@ -153,10 +153,7 @@ class Reader:
 
     async def account(self, account_id: int, at_ms: int | None = None) -> Balance | None:
         """One account, now or as it was recorded at a time (None: it was not there yet)."""
-        if at_ms is None:
-            row = await self._by_keys.fetchrow("account", account_id)
-        else:
-            row = await self._by_keys.fetchrow("account_at", account_id, at_ms)
+        row = await self._by_keys.fetchrow("account", account_id, at_ms)
         return None if row is None else Balance(*row)
 
     async def account_transfers(

@@ -76,6 +76,14 @@ AS $$
     GROUP BY s.account_id
 $$;
 
+-- Where the transfers lie that the totals do not have yet: between two ids, in batches after one.
+-- Without any, all is null.
+CREATE VIEW unprojected AS
+SELECT min(b.first_transfer) AS low, max(b.last_transfer) AS high, min(b.number) - 1 AS after_batch
+FROM batches b
+WHERE b.lane = 0 AND b.transfers > 0
+    AND b.number > (SELECT coalesce(max(p.batch), 0) FROM projections p);
+
 -- The accounts with their totals as of the last batch there is.
 CREATE VIEW account_totals AS
 SELECT
