@@ -23,7 +23,7 @@ import msgspec
 
 from benchmarks import processes
 from benchmarks.processes import Server
-from loadtests.judging import in_words, troubles_of
+from loadtests.judging import growth_of, in_words, troubles_of
 from loadtests.scenarios import SCENARIOS, SOAK, Disturbance, Scenario
 
 HERE = Path(__file__).parent
@@ -68,14 +68,15 @@ class Stage:
             self.engine.wait_ready()
 
     def watch(self) -> None:
-        """Disturb at the right moments, and read the engine's memory once a second."""
+        """Disturb at the right moments; where memory is judged, read it once a second."""
+        limits = self.scenario.thresholds
         began = time.monotonic()
         todo = sorted(self.scenario.disturbances, key=lambda d: d.at)
         while not self.ended.wait(0.2 if todo else 1.0):
-            part = (time.monotonic() - began) / self.scenario.seconds
-            if todo and part >= todo[0].at:
+            elapsed_s = time.monotonic() - began
+            if todo and elapsed_s >= todo[0].at * self.scenario.seconds:
                 self.disturb(todo.pop(0))
-            elif not self.scenario.disturbances:
+            elif limits.memory_growth_max is not None and elapsed_s >= limits.memory_from_s:
                 self.memory.append(self.engine.memory_bytes())
 
 
@@ -148,6 +149,9 @@ def run(scenario: Scenario) -> list[str]:
             wait_settled(stage.engine)
         verified = processes.run_engine_command("verify", f"--data={stage.data}", environ={})
     print(f"    {in_words(seen)}", flush=True)
+    limits = scenario.thresholds
+    if limits.memory_growth_max is not None and growth_of(stage.memory) is None:
+        print(f"    memory is not judged: it settles after {limits.memory_from_s} s", flush=True)
     return troubles_of(scenario, seen, stage.memory, verified)
 
 

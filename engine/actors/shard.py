@@ -169,7 +169,8 @@ class ShardActor:
         async for page in self._ledger.open_payments(self._directory.slots_of(self._index)):
             for payment in page:
                 self._payments.keep(payment)
-                self._recover(payment)
+                if payment.has_work:
+                    self._recover(payment)
         self._directory.shard_trouble[self._index] = None
         reader = self._mailbox.attach()
         task_status.started()

@@ -7,7 +7,7 @@ fails on request: see `Faults`. Two ledgers on one `MemoryStore` are two engines
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final, Literal
 
 import anyio
@@ -139,13 +139,13 @@ class MemoryLedger:
         rows = self.store.payments
         return {id_: _payment(rows[id_][22]) for id_ in ids if id_ in rows}
 
-    async def open_payments(self, slots: range) -> AsyncIterator[list[Payment]]:
+    async def open_payments(self, slots: range) -> AsyncIterator[Iterable[Payment]]:
         """Every open payment of the slots, in pages of at most 500."""
         await self._reading()
         rows = [row for row in self.store.payments.values() if row[3] and row[4] in slots]
         rows.sort(key=lambda row: (row[4], row[0]))
         for at in range(0, len(rows), PAGE):
-            yield [_payment(row[22]) for row in rows[at : at + PAGE]]
+            yield (_payment(row[22]) for row in rows[at : at + PAGE])
 
     async def claim(self, ref: KeyRef) -> Claim | None:
         """The claim of an idempotency key, with its final answer if there is one."""

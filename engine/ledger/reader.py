@@ -5,7 +5,7 @@ Every method raises LedgerUnavailable where the database does not answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
 
 import asyncpg
@@ -36,8 +36,12 @@ class Reader:
         found = [_payment(row["doc"]) for row in rows]
         return {payment.id: payment for payment in found}
 
-    async def open_payments(self, slots: range) -> AsyncIterator[list[Payment]]:
-        """Every open payment of the slots, in pages of at most 500."""
+    async def open_payments(self, slots: range) -> AsyncIterator[Iterable[Payment]]:
+        """Every open payment of the slots, in pages of at most 500.
+
+        A page is decoded as it is walked through: payments that are dropped one by one cost half
+        of what 500 do that are held at a time.
+        """
         if not slots:
             return
         slot, after = -1, ""
@@ -46,7 +50,7 @@ class Reader:
                 "open_payments", slots.start, slots.stop, slots.step, slot, after, PAGE
             )
             if rows:
-                yield [_payment(row["doc"]) for row in rows]
+                yield (_payment(row["doc"]) for row in rows)
                 slot, after = rows[-1]["slot"], rows[-1]["id"]
             if len(rows) < PAGE:
                 return
