@@ -13,7 +13,7 @@ import os
 import random
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from locust.env import Environment
 
 PATIENCE_S = 25.0
 PAUSE_S = 0.5
+UNSHIPPED_MAX = 25
 PUT_OFF = frozenset({0, 202, 409, 502, 503})
 KEYS = os.environ.get("LOADTEST_KEYS", "sk_test_dev").split(",")
 RESULT = os.environ.get("LOADTEST_RESULT")
@@ -186,6 +187,11 @@ class CreateCaptureRetrieve(Customer):
 class Mix(CreateCaptureRetrieve):
     """A bit of everything a merchant's customers do."""
 
+    def on_start(self) -> None:
+        """Nothing waits to be shipped yet."""
+        super().on_start()
+        self.unshipped: deque[dict[str, Any]] = deque()
+
     @task
     def buy(self) -> None:
         """Captured wholly or in parts, refunded, canceled, declined."""
@@ -197,6 +203,10 @@ class Mix(CreateCaptureRetrieve):
         if payment is None:
             return
         if chance < 0.3:
+            # Captured when it is shipped: so many wait for that at a time, and no more.
+            self.unshipped.append(payment)
+            if len(self.unshipped) > UNSHIPPED_MAX:
+                self.step(self.unshipped.popleft(), "capture", {}, "captured")
             return
         if chance < 0.4:
             self.step(payment, "cancel", {}, "canceled")

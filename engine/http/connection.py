@@ -143,6 +143,7 @@ class Connection(BaseProtocol):
                 # The next message of a connection whose last body is not whole is an error.
                 self._newest.set_exception(_BodyBrokenError())
             self._newest = messages[-1][1]
+            self._idle_since = 0.0
             self._head_since = 0.0
             self._head_bytes = 0
             if self.server.shell.is_full() and len(messages) == 1 and self._shed(*messages[0]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -532,6 +533,20 @@ async def test_an_idle_connection_is_closed() -> None:
         assert (await used.read()).status == 200
         assert await used.wait_closed() == b""
         assert await silent.wait_closed() == b""
+
+
+async def test_a_connection_that_is_used_between_two_checks_is_not_idle() -> None:
+    async with running() as engine:
+        client = await engine.connect()
+        now = time.monotonic()
+        for _ in range(3):
+            await client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+            assert (await client.read()).status == 200
+            (connection,) = engine.server.open
+            connection.check_deadlines(now)
+            now += PATIENT.idle_s + 1
+        connection.check_deadlines(now)
+        assert await client.wait_closed() == b""
 
 
 async def test_a_client_that_does_not_read_is_dropped() -> None:
