@@ -5,7 +5,7 @@ Every port has a real adapter and a shipped in-memory one; both pass the same co
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -214,8 +214,8 @@ class LedgerReader(Protocol):
         """The payments of these ids that exist."""
         ...
 
-    def open_payments(self, slots: range) -> AsyncIterator[Iterable[Payment]]:
-        """Every open payment of the slots, in pages; each is walked through once."""
+    def open_payments(self, slots: range) -> AsyncIterator[list[tuple[str, bytes]]]:
+        """Id and document (`domain/document.py`) of every open payment of the slots, in pages."""
         ...
 
     async def claim(self, ref: KeyRef) -> Claim | None:

@@ -1,18 +1,14 @@
 """The open payments of a shard: those with a hold or an operation whose outcome is to come.
 
 Most of them are quiet: authorised, and waiting for days until they are captured. Such a one is
-kept packed, as MessagePack: a fraction of the memory, nothing for the collector of cycles to
-look at, and unpacked in a few microseconds when somebody asks for it.
+kept as its document: a fraction of the memory, nothing for the collector of cycles to look at,
+taken as it is from the ledger at a start, and read in a few microseconds when somebody asks.
 """
 
 from __future__ import annotations
 
-import msgspec
-
+from engine.domain.document import from_document, has_work, to_document
 from engine.domain.payment import Payment
-
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(Payment).decode
 
 
 class OpenPayments:
@@ -34,9 +30,9 @@ class OpenPayments:
         """The payment's state, or None where it is not open."""
         payment = self._active.get(payment_id)
         if payment is None:
-            packed = self._quiet.get(payment_id)
-            if packed is not None:
-                payment = _unpack(packed)
+            document = self._quiet.get(payment_id)
+            if document is not None:
+                payment = from_document(document)
         return payment
 
     def keep(self, payment: Payment) -> None:
@@ -48,6 +44,14 @@ class OpenPayments:
             return
         self._active.pop(payment_id, None)
         if payment.is_open:
-            self._quiet[payment_id] = _pack(payment)
+            self._quiet[payment_id] = to_document(payment)
         else:
             self._quiet.pop(payment_id, None)
+
+    def keep_document(self, payment_id: str, document: bytes) -> Payment | None:
+        """Begin with an open payment, as the ledger has it; returns it where it has work."""
+        if not has_work(document):
+            self._quiet[payment_id] = document
+            return None
+        payment = self._active[payment_id] = from_document(document)
+        return payment

@@ -167,9 +167,9 @@ class ShardActor:
         failpoint("recovery_started")
         self._writer = self._directory.mailboxes["ledger-writer"]
         async for page in self._ledger.open_payments(self._directory.slots_of(self._index)):
-            for payment in page:
-                self._payments.keep(payment)
-                if payment.has_work:
+            for payment_id, document in page:
+                payment = self._payments.keep_document(payment_id, document)
+                if payment is not None:
                     self._recover(payment)
         self._directory.shard_trouble[self._index] = None
         reader = self._mailbox.attach()

@@ -7,12 +7,13 @@ fails on request: see `Faults`. Two ledgers on one `MemoryStore` are two engines
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, Literal
 
 import anyio
 import msgspec
 
+from engine.domain.document import from_document
 from engine.domain.entry import Answer, Batch, Claim, DeadLetter, InboxRow, KeyRef, TimerRow
 from engine.domain.payment import Payment
 from engine.ledger.memory_store import MemoryStore
@@ -30,7 +31,6 @@ from engine.ports import (
 
 PAGE: Final = 500
 
-_payment = msgspec.json.Decoder(Payment).decode
 _headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
@@ -137,15 +137,15 @@ class MemoryLedger:
         """The payments of these ids that exist."""
         await self._reading()
         rows = self.store.payments
-        return {id_: _payment(rows[id_][22]) for id_ in ids if id_ in rows}
+        return {id_: from_document(rows[id_][22]) for id_ in ids if id_ in rows}
 
-    async def open_payments(self, slots: range) -> AsyncIterator[Iterable[Payment]]:
-        """Every open payment of the slots, in pages of at most 500."""
+    async def open_payments(self, slots: range) -> AsyncIterator[list[tuple[str, bytes]]]:
+        """Id and document of every open payment of the slots, in pages of at most 500."""
         await self._reading()
         rows = [row for row in self.store.payments.values() if row[3] and row[4] in slots]
         rows.sort(key=lambda row: (row[4], row[0]))
         for at in range(0, len(rows), PAGE):
-            yield (_payment(row[22]) for row in rows[at : at + PAGE])
+            yield [(row[0], row[22]) for row in rows[at : at + PAGE]]
 
     async def claim(self, ref: KeyRef) -> Claim | None:
         """The claim of an idempotency key, with its final answer if there is one."""
@@ -176,7 +176,7 @@ class MemoryLedger:
             and (wanted.before is None or row[0] < wanted.before)
         ]
         found.sort(key=lambda row: str(row[0]), reverse=True)
-        return [_payment(row[22]) for row in found[: wanted.limit + 1]]
+        return [from_document(row[22]) for row in found[: wanted.limit + 1]]
 
     async def refund(self, merchant_id: str, livemode: bool, refund_id: str) -> bytes | None:
         """A refund's representation."""

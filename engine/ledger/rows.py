@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from engine.domain.document import to_document
 from engine.domain.entry import Batch, Entry
 from engine.domain.ids import slot_of
 from engine.domain.journal import AccountTuple, TransferTuple
@@ -207,7 +208,7 @@ def _add_rare(rows: Rows, entry: Entry) -> None:
 def _add_payments(rows: Rows, latest: dict[str, tuple[Payment, int]]) -> None:
     """One row per payment: the last of its versions in the batch, after the one `expected`."""
     for p, expected in latest.values():
-        doc = _encode(p)
+        doc = to_document(p)
         check_text(doc)
         if expected == 0:
             try:

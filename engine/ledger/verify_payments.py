@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import asyncpg
 import msgspec
 
+from engine.domain.document import from_document
 from engine.domain.payment import Payment
 from engine.domain.posting import RULES, AccountKey, books_of
 from engine.domain.witness import WitnessEffect
@@ -14,8 +15,6 @@ from engine.ledger import verify_rules as rules
 from engine.ledger.verify_report import Findings
 from engine.ledger.verify_rows import QUERIES, Groups, report_rows, stream
 from engine.ledger.verify_witness import IN_FLIGHT, compare, unknown_payment
-
-_payment = msgspec.json.Decoder(Payment).decode
 
 
 class PaymentWalk:
@@ -81,7 +80,7 @@ class PaymentWalk:
             there = [] if effects is None else await effects.of(payment_id)
             self._payments.look()
             try:
-                payment = _payment(row["doc"])
+                payment = from_document(row["doc"])
                 payment.origin  # noqa: B018 - a payment without operations can't be read either
             except (msgspec.DecodeError, UnicodeDecodeError, IndexError) as error:
                 self._payments.add(payment_id, f"its document can't be read: {error}")

@@ -132,7 +132,7 @@ def claim(key: str, **fields: Any) -> Claim:
 
 async def open_ids(ledger: Ledger, slots: range) -> list[str]:
     """The ids of the open payments, in the order of the pages."""
-    return [payment.id async for page in ledger.open_payments(slots) for payment in page]
+    return [id_ async for page in ledger.open_payments(slots) for id_, _ in page]
 
 
 async def chain(ledger: Ledger, make: Maker, count: int) -> list[Receipt]:

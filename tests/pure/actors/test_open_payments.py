@@ -7,6 +7,7 @@ import sys
 import msgspec
 
 from engine.actors.open_payments import OpenPayments
+from engine.domain.document import to_document
 from engine.domain.operation import Operation
 from engine.domain.payment import Card, Payment
 
@@ -78,9 +79,20 @@ def test_a_quiet_payment_is_settled_without_having_been_active() -> None:
     assert len(payments) == 0
 
 
+def test_the_ledgers_documents_are_taken_as_they_are_and_work_is_pointed_out() -> None:
+    payments = OpenPayments()
+    assert payments.keep_document(AUTHORIZED.id, to_document(AUTHORIZED)) is None
+    assert payments.get(AUTHORIZED.id) == AUTHORIZED
+    assert payments.keep_document("pay_2", to_document(CAPTURING)) == CAPTURING
+    assert payments.get("pay_2") == CAPTURING
+    assert len(payments) == 2
+    payments.keep(CAPTURED)
+    assert AUTHORIZED.id not in payments
+
+
 def test_a_quiet_payment_takes_less_than_a_kibibyte() -> None:
     payments = OpenPayments()
     payments.keep(AUTHORIZED)
-    packed = payments._quiet[AUTHORIZED.id]
+    document = payments._quiet[AUTHORIZED.id]
     # The text of its id is the key; a dictionary's entry takes up to 3 words and a half of hash.
-    assert sys.getsizeof(packed) + sys.getsizeof(AUTHORIZED.id) + 100 < 1_024
+    assert sys.getsizeof(document) + sys.getsizeof(AUTHORIZED.id) + 100 < 1_024
