@@ -13,6 +13,7 @@ import msgspec
 
 from engine.domain.document import from_document
 from engine.domain.entry import Answer, Claim, DeadLetter, InboxRow, KeyRef, TimerRow
+from engine.domain.ids import slot_of
 from engine.domain.payment import Payment
 from engine.ledger.connections import READER_BY_KEYS, ReadConnections
 from engine.ports import Balance, PaymentFilter, StoredEvent, TimelineRow, TransferRow
@@ -46,8 +47,9 @@ class Reader:
                 "open_payments", slots.start, slots.stop, slots.step, slot, after, PAGE
             )
             if rows:
-                yield [(row["id"], row["doc"]) for row in rows]
-                slot, after = rows[-1]["slot"], rows[-1]["id"]
+                yield [(id_, doc) for id_, doc in rows]
+                after = rows[-1]["id"]
+                slot = slot_of(after)
             if len(rows) < PAGE:
                 return
 
