@@ -101,5 +101,5 @@ def rows(
 if __name__ == "__main__":
     run_bench(
         measure, __doc__ or "",
-        options={"payments": 5_000_000, "rounds": 4, "seconds": 8.0, "verify": 1},
+        options={"payments": 5_000_000, "rounds": 6, "seconds": 8.0, "verify": 1},
     )  # fmt: skip
