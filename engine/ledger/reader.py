@@ -13,7 +13,6 @@ import msgspec
 
 from engine.domain.document import from_document
 from engine.domain.entry import Answer, Claim, DeadLetter, InboxRow, KeyRef, TimerRow
-from engine.domain.ids import slot_of
 from engine.domain.payment import Payment
 from engine.ledger.connections import READER_BY_KEYS, ReadConnections
 from engine.ports import Balance, PaymentFilter, StoredEvent, TimelineRow, TransferRow
@@ -47,9 +46,8 @@ class Reader:
                 "open_payments", slots.start, slots.stop, slots.step, slot, after, PAGE
             )
             if rows:
-                yield [(id_, doc) for id_, doc in rows]
-                after = rows[-1]["id"]
-                slot = slot_of(after)
+                yield [(id_, doc) for _slot, id_, doc in rows]
+                slot, after = rows[-1]["slot"], rows[-1]["id"]
             if len(rows) < PAGE:
                 return
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from engine.domain.change import ACTIONS
+from engine.domain.document import from_document
 from engine.domain.entry import Batch
 from engine.domain.ids import gateway_key, parse_op_id
 from engine.domain.news import GatewayCall
@@ -52,8 +53,6 @@ _STORED_BY_CODE: Final = frozenset(
         "reference_taken",
     }
 )
-
-_payment = msgspec.json.Decoder(Payment).decode
 
 
 class RunEnded(BaseException):
@@ -120,7 +119,7 @@ class Watch:
 
     def payment(self, payment_id: str) -> Payment:
         """A payment as it is stored."""
-        return _payment(self._world.store.payments[payment_id][22])
+        return from_document(self._world.store.payments[payment_id][22])
 
     def committed(self, batch: Batch) -> None:
         """A batch has been applied: a settled operation stays what it is."""

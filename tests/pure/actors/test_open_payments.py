@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 
 import msgspec
 
@@ -96,3 +97,17 @@ def test_a_quiet_payment_takes_less_than_a_kibibyte() -> None:
     document = payments._quiet[AUTHORIZED.id]
     # The text of its id is the key; a dictionary's entry takes up to 3 words and a half of hash.
     assert sys.getsizeof(document) + sys.getsizeof(AUTHORIZED.id) + 100 < 1_024
+
+
+def test_what_is_kept_holds_no_room_behind_its_end() -> None:
+    described = [
+        msgspec.structs.replace(AUTHORIZED, id=f"pay_{n}", description="x" * n) for n in range(400)
+    ]
+    payments = OpenPayments()
+    tracemalloc.start()
+    for payment in described:
+        payments.keep(payment)
+    allocated, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    documents = sum(sys.getsizeof(document) for document in payments._quiet.values())
+    assert allocated < documents + sys.getsizeof(payments._quiet) + 10_000

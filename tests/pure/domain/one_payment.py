@@ -15,6 +15,7 @@ import msgspec
 from engine.domain import machine
 from engine.domain.change import Env, Step
 from engine.domain.commands import Cancel, Capture, Open, Refund
+from engine.domain.document import from_document, to_document
 from engine.domain.fees import FeeRule, FeeSchedule, fee_schedule
 from engine.domain.ids import new_id
 from engine.domain.news import Approved, GatewayTraits, News
@@ -209,8 +210,7 @@ class OnePayment:
         self._promises(before, after)
         self._publishes(before, after)
         self._wakes(after)
-        document = msgspec.json.encode(after)
-        assert msgspec.json.decode(document, type=Payment) == after
+        assert from_document(to_document(after)) == after
         if entry.dead_letter is not None:
             self.letters.append(entry.dead_letter.reason)
             assert after.needs_review

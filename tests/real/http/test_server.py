@@ -535,16 +535,21 @@ async def test_an_idle_connection_is_closed() -> None:
         assert await silent.wait_closed() == b""
 
 
-async def test_a_connection_that_is_used_between_two_checks_is_not_idle() -> None:
-    async with running() as engine:
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_connection_that_is_used_between_two_checks_is_not_idle(
+    full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.http.server._SWEEP_S_MAX", 3_600.0)  # It is checked here.
+    patient = Limits(head_s=3_600, body_s=3_600, write_s=3_600, idle_s=3_600)
+    async with running(limits=patient, is_full=lambda: full) as engine:
         client = await engine.connect()
         now = time.monotonic()
         for _ in range(3):
-            await client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
-            assert (await client.read()).status == 200
+            await client.post(b"{}", path="/v1/payments/authorize")
+            assert (await client.read()).status == (503 if full else 200)
             (connection,) = engine.server.open
             connection.check_deadlines(now)
-            now += PATIENT.idle_s + 1
+            now += patient.idle_s + 1
         connection.check_deadlines(now)
         assert await client.wait_closed() == b""
 

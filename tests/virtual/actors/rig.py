@@ -18,6 +18,7 @@ from engine.actors.settings import ActorSettings
 from engine.actors.system import ActorSystem
 from engine.domain.breaker import BreakerSettings
 from engine.domain.commands import Cancel, Capture, Open, Refund
+from engine.domain.document import from_document
 from engine.domain.entry import Answer, Batch
 from engine.domain.news import GatewayCall, OperationNews
 from engine.domain.payment import Payment, timers
@@ -288,7 +289,7 @@ class World:
     # --- looking ----------------------------------------------------------------------------
 
     def payment(self, payment_id: str) -> Payment:
-        return msgspec.json.decode(self.store.payments[payment_id][22], type=Payment)
+        return from_document(self.store.payments[payment_id][22])
 
     def payments(self) -> list[Payment]:
         return [self.payment(payment_id) for payment_id in self.store.payments]
