@@ -35,7 +35,7 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     memory_growth_max: float | None = None
     """The engine's memory in the last third of what was read, as times the middle one."""
     memory_from_s: int = 0
-    """Until then it grows because caches fill, and is not read."""
+    """Seconds until its caches are full; before that memory is not read."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
