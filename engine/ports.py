@@ -214,8 +214,8 @@ class LedgerReader(Protocol):
         """The payments of these ids that exist."""
         ...
 
-    def open_payments(self, slots: range) -> AsyncIterator[list[tuple[str, bytes]]]:
-        """Id and document (`domain/document.py`) of every open payment of the slots, in pages."""
+    def open_payments(self, slots: range) -> AsyncIterator[list[bytes]]:
+        """The document (`domain/document.py`) of every open payment of the slots, in pages."""
         ...
 
     async def claim(self, ref: KeyRef) -> Claim | None:

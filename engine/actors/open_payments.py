@@ -49,11 +49,11 @@ class OpenPayments:
         else:
             self._quiet.pop(payment_id, None)
 
-    def keep_document(self, payment_id: str, document: bytes) -> Payment | None:
+    def keep_document(self, document: bytes) -> Payment | None:
         """Begin with an open payment, as the ledger has it; returns it where it has work."""
         payment = from_document(document)
         if payment.has_work:
-            self._active[payment_id] = payment
+            self._active[payment.id] = payment
             return payment
-        self._quiet[payment_id] = document
+        self._quiet[payment.id] = document
         return None

@@ -167,10 +167,11 @@ class ShardActor:
         failpoint("recovery_started")
         self._writer = self._directory.mailboxes["ledger-writer"]
         async for page in self._ledger.open_payments(self._directory.slots_of(self._index)):
-            for payment_id, document in page:
-                payment = self._payments.keep_document(payment_id, document)
+            for document in page:
+                payment = self._payments.keep_document(document)
                 if payment is not None:
                     self._recover(payment)
+            await anyio.lowlevel.checkpoint()
         self._directory.shard_trouble[self._index] = None
         reader = self._mailbox.attach()
         task_status.started()

@@ -139,13 +139,13 @@ class MemoryLedger:
         rows = self.store.payments
         return {id_: from_document(rows[id_][22]) for id_ in ids if id_ in rows}
 
-    async def open_payments(self, slots: range) -> AsyncIterator[list[tuple[str, bytes]]]:
-        """Id and document of every open payment of the slots, in pages of at most 500."""
+    async def open_payments(self, slots: range) -> AsyncIterator[list[bytes]]:
+        """The document of every open payment of the slots, in pages of at most 500."""
         await self._reading()
         rows = [row for row in self.store.payments.values() if row[3] and row[4] in slots]
         rows.sort(key=lambda row: (row[4], row[0]))
         for at in range(0, len(rows), PAGE):
-            yield [(row[0], row[22]) for row in rows[at : at + PAGE]]
+            yield [row[22] for row in rows[at : at + PAGE]]
 
     async def claim(self, ref: KeyRef) -> Claim | None:
         """The claim of an idempotency key, with its final answer if there is one."""

@@ -73,7 +73,7 @@ SELECT doc FROM payments WHERE id = ANY ($1::text [])
 
 -- name: open_payments
 -- A page of it, after (slot, id). The index on open payments yields them in this order.
-SELECT slot, id, doc
+SELECT doc
 FROM payments
 WHERE
     open AND slot >= $1 AND slot < $2 AND (slot - $1) % $3::integer = 0
