@@ -54,7 +54,8 @@ SETTINGS = {
     "log_rotation_age": "1d",
     "log_rotation_size": "0",
     "log_truncate_on_rotation": "on",
-    "log_min_error_statement": "panic",  # Statements carry customers' data.
+    "log_min_error_statement": "panic",  # Statements carry customers' data,
+    "log_error_verbosity": "terse",  # and details of errors merchants' keys.
 }
 
 # The kernel's limit on the path of a unix socket, without the closing NUL.

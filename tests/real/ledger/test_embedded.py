@@ -468,3 +468,24 @@ def test_data_that_belong_to_root_are_given_to_the_servers_user(made_dir: Path) 
         assert run_sql(postgres.dsn, "select 1") == [(1,)]
     assert cluster.stat().st_uid != 0
     assert made_dir.stat().st_uid == 0
+
+
+def test_the_servers_log_names_an_error_and_tells_no_customers_data(made_dir: Path) -> None:
+    fault = "DO $$ BEGIN RAISE EXCEPTION 'what went wrong' USING DETAIL = 'a key'; END $$"
+
+    async def fail(dsn: str) -> str | None:
+        connection = await asyncpg.connect(dsn)
+        try:
+            await connection.execute(fault)
+        except asyncpg.RaiseError as error:
+            return error.detail
+        finally:
+            await connection.close()
+        return None
+
+    with EmbeddedPostgres(made_dir) as postgres:
+        assert asyncio.run(fail(postgres.dsn)) == "a key"
+    log = "".join(path.read_text() for path in made_dir.glob("postgres/log/*.log"))
+    assert "what went wrong" in log
+    assert "a key" not in log
+    assert "RAISE EXCEPTION" not in log
