@@ -19,8 +19,9 @@ from engine.ledger.connections import READER_BY_KEYS, ReadConnections
 from engine.ports import Balance, PaymentFilter, StoredEvent, TimelineRow, TransferRow
 
 PAGE: Final = 500
-FETCHED: Final = 4 * PAGE
-"""Of open payments at a time: a round trip takes as long as reading a hundred of them."""
+FETCHED: Final = 2 * PAGE
+"""Of open payments at a time. More would save few round trips, and from a disk that turns, with
+cold caches, take as long as a read may."""
 
 _headers = msgspec.json.Decoder(dict[str, str]).decode
 
