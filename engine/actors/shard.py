@@ -171,7 +171,6 @@ class ShardActor:
                 payment = self._payments.keep_document(document)
                 if payment is not None:
                     self._recover(payment)
-            await anyio.lowlevel.checkpoint()
         self._directory.shard_trouble[self._index] = None
         reader = self._mailbox.attach()
         task_status.started()

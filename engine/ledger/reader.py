@@ -19,9 +19,6 @@ from engine.ledger.connections import READER_BY_KEYS, ReadConnections
 from engine.ports import Balance, PaymentFilter, StoredEvent, TimelineRow, TransferRow
 
 PAGE: Final = 500
-FETCHED: Final = 2 * PAGE
-"""Of open payments at a time. More would save few round trips, and from a disk that turns, with
-cold caches, take as long as a read may."""
 
 _headers = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -47,12 +44,11 @@ class Reader:
         reached = (-1, "")
         while True:
             rows = await self._connections.fetch(
-                "open_payments", slots.start, slots.stop, slots.step, *reached, FETCHED
+                "open_payments", slots.start, slots.stop, slots.step, *reached, PAGE
             )
-            documents = [row[0] for row in rows]
-            for at in range(0, len(documents), PAGE):
-                yield documents[at : at + PAGE]
-            if len(documents) < FETCHED:
+            documents = [row["doc"] for row in rows]
+            yield documents
+            if len(documents) < PAGE:
                 return
             last = from_document(documents[-1]).id
             assert (slot_of(last), last) > reached, f"{last} is not in the slot of its id"

@@ -287,7 +287,7 @@ class LedgerContract:
 
     async def test_open_payments_come_by_slot_and_in_pages(self, bench: Bench, make: Maker) -> None:
         ledger = await bench.open()
-        payments = [make.payment(slot=n % 7) for n in range(4700)]
+        payments = [make.payment(slot=n % 7) for n in range(1700)]
         await ledger.commit(make.batch(*(Entry(payment=p) for p in payments)))
         op = msgspec.structs.replace(payments[0].origin, status="declined")
         await ledger.commit(make.batch(Entry(payment=later(payments[0], operations=(op,)))))
