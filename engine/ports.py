@@ -5,7 +5,7 @@ Every port has a real adapter and a shipped in-memory one; both pass the same co
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -214,8 +214,12 @@ class LedgerReader(Protocol):
         """The payments of these ids that exist."""
         ...
 
-    def open_payments(self, slots: range) -> AsyncIterator[list[bytes]]:
-        """The document (`domain/document.py`) of every open payment of the slots, in pages."""
+    async def open_payments(self, slots: range, take: Callable[[list[bytes]], None]) -> None:
+        """Hand over the document (`domain/document.py`) of every open payment of the slots.
+
+        `take` gets some hundreds at a time, in no order; the slots are one after the other. What
+        it raises ends the reading.
+        """
         ...
 
     async def claim(self, ref: KeyRef) -> Claim | None:

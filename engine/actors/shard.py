@@ -166,11 +166,7 @@ class ShardActor:
         await self._flush()
         failpoint("recovery_started")
         self._writer = self._directory.mailboxes["ledger-writer"]
-        async for page in self._ledger.open_payments(self._directory.slots_of(self._index)):
-            for document in page:
-                payment = self._payments.keep_document(document)
-                if payment is not None:
-                    self._recover(payment)
+        await self._ledger.open_payments(self._directory.slots_of(self._index), self._begin_with)
         self._directory.shard_trouble[self._index] = None
         reader = self._mailbox.attach()
         task_status.started()
@@ -199,6 +195,13 @@ class ShardActor:
         reader = inbox.attach()
         while not any(m.incarnation == self._incarnation for m in await reader.receive_all()):
             reader.acknowledge()  # The barrier of an earlier life.
+
+    def _begin_with(self, documents: list[bytes]) -> None:
+        """Open payments, as the ledger has them; at a start they come in parts."""
+        for document in documents:
+            payment = self._payments.keep_document(document)
+            if payment is not None:
+                self._recover(payment)
 
     def _recover(self, payment: Payment) -> None:
         """Ask the gateway what became of everything that was asked and has no answer recorded."""

@@ -7,7 +7,7 @@ always tell in what state the connection is then, and a new one costs millisecon
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import msgspec
 from asyncpg.connect_utils import SessionAttribute
 
 from engine.ledger.addresses import cannot_connect
+from engine.ledger.copied import CopiedColumn
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error
 from engine.ledger.queries import QUERIES
 from engine.ports import LedgerError, LedgerUnavailable
@@ -75,6 +76,13 @@ READER: Final[dict[str, str]] = COMMON | {
 
 READER_BY_KEYS: Final[dict[str, str]] = READER | BY_KEYS
 
+READER_OF_TABLES: Final[dict[str, str]] = READER | {
+    "statement_timeout": "0",  # It takes what it takes; how long until the next piece is bounded.
+    # The index says which pages to read, and they are read in their order, each of them once.
+    "enable_seqscan": "off",
+    "enable_indexscan": "off",
+}
+
 LOCK: Final[dict[str, str]] = COMMON | {
     "application_name": "engine-lock",
     "lock_timeout": "15s",
@@ -127,6 +135,36 @@ async def check_durable(connection: asyncpg.Connection) -> None:
             f"synchronous_commit is {row['commit']}: set it to on, or commits would be "
             f"acknowledged before they are durable"
         )
+
+
+async def copy_column(
+    dsn: str, take: Callable[[list[bytes]], None], name: str, *arguments: Any
+) -> None:
+    """Hand over the one column of a named query's rows, on a connection of its own.
+
+    Raises LedgerUnavailable, also where nothing comes for as long as a read may take; and what
+    `take` raises.
+    """
+    column = CopiedColumn()
+    connection = await connect(dsn, READER_OF_TABLES)
+    try:
+        with anyio.fail_after(READ_TIMEOUT_S) as patience:
+
+            async def feed(piece: bytes) -> None:
+                take(column.feed(piece))
+                patience.deadline = anyio.current_time() + READ_TIMEOUT_S
+
+            await connection.copy_from_query(
+                QUERIES[name], *arguments, output=feed, format="binary"
+            )
+        assert column.is_whole, "COPY ends with its trailer"
+    except DRIVER_ERRORS as error:
+        connection.terminate()
+        raise ledger_error(error) from error
+    except BaseException:
+        connection.terminate()
+        raise
+    await close(connection)
 
 
 class ReaderStatistics(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ fails on request: see `Faults`. Two ledgers on one `MemoryStore` are two engines
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 import anyio
@@ -29,7 +29,7 @@ from engine.ports import (
     TransferRow,
 )
 
-PAGE: Final = 500
+PIECE: Final = 500
 
 _headers = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -139,13 +139,12 @@ class MemoryLedger:
         rows = self.store.payments
         return {id_: from_document(rows[id_][22]) for id_ in ids if id_ in rows}
 
-    async def open_payments(self, slots: range) -> AsyncIterator[list[bytes]]:
-        """The document of every open payment of the slots, in pages of at most 500."""
+    async def open_payments(self, slots: range, take: Callable[[list[bytes]], None]) -> None:
+        """Hand over the document of every open payment of the slots, as they come."""
         await self._reading()
         rows = [row for row in self.store.payments.values() if row[3] and row[4] in slots]
-        rows.sort(key=lambda row: (row[4], row[0]))
-        for at in range(0, len(rows), PAGE):
-            yield [row[22] for row in rows[at : at + PAGE]]
+        for at in range(0, len(rows), PIECE):
+            take([row[22] for row in rows[at : at + PIECE]])
 
     async def claim(self, ref: KeyRef) -> Claim | None:
         """The claim of an idempotency key, with its final answer if there is one."""

@@ -93,8 +93,8 @@ TRANSFER_COLUMNS: Final = (
 )  # fmt: skip
 """The columns in the order of `copy_of_transfers`."""
 
-_COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_COPY_TRAILER: Final = b"\xff\xff"
+COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+COPY_TRAILER: Final = b"\xff\xff"
 _copied = struct.Struct(">hiqiqiqiqiqiqiqiqii").pack
 _length = struct.Struct(">i").pack
 
@@ -105,7 +105,7 @@ def copy_of_transfers(number: int, rows: Sequence[Row], *, first: bool, last: bo
     A third cheaper for Postgres than an insert from an array, since rows are put into the table
     page by page. Raises as `pack` does.
     """
-    parts = [_COPY_HEADER] if first else []
+    parts = [COPY_HEADER] if first else []
     add = parts.extend
     kinds: dict[tuple[str, str], bytes] = {}
     find = kinds.get
@@ -123,7 +123,7 @@ def copy_of_transfers(number: int, rows: Sequence[Row], *, first: bool, last: bo
     except struct.error as error:
         raise EntryInvalid(OUT_OF_RANGE) from error
     if last:
-        parts.append(_COPY_TRAILER)
+        parts.append(COPY_TRAILER)
     return b"".join(parts)
 
 

@@ -36,7 +36,8 @@ class LedgerStatistics(msgspec.Struct, frozen=True):
 class PostgresLedger(Reader):
     """`LedgerWriter`, `LedgerReader` and `LedgerTotals` on a migrated database.
 
-    `readers_max` connections and two more read; one writes, one projects, one holds the lock.
+    `readers_max` connections and two more read, and one for each shard that begins; one writes, one
+    projects, one holds the lock.
     `commit_timeout_s` bounds a commit; when it has passed, its outcome is open. `durable=False`
     accepts a database that would lose commits in a power cut, for throw-away ones.
     """

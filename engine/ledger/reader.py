@@ -5,20 +5,16 @@ Every method raises LedgerUnavailable where the database does not answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
 
 import asyncpg
 import msgspec
 
 from engine.domain.document import from_document
 from engine.domain.entry import Answer, Claim, DeadLetter, InboxRow, KeyRef, TimerRow
-from engine.domain.ids import slot_of
 from engine.domain.payment import Payment
-from engine.ledger.connections import READER_BY_KEYS, ReadConnections
+from engine.ledger.connections import READER_BY_KEYS, ReadConnections, copy_column
 from engine.ports import Balance, PaymentFilter, StoredEvent, TimelineRow, TransferRow
-
-PAGE: Final = 500
 
 _headers = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -27,6 +23,7 @@ class Reader:
     """`LedgerReader` on Postgres: what has been committed."""
 
     def __init__(self, dsn: str, readers_max: int) -> None:
+        self._dsn = dsn
         self._connections = ReadConnections(dsn, readers_max)
         # For what reads a few rows here and there of the largest tables.
         self._by_keys = ReadConnections(dsn, 2, READER_BY_KEYS)
@@ -37,22 +34,9 @@ class Reader:
         found = [from_document(row["doc"]) for row in rows]
         return {payment.id: payment for payment in found}
 
-    async def open_payments(self, slots: range) -> AsyncIterator[list[bytes]]:
-        """The document of every open payment of the slots, in pages of at most 500."""
-        if not slots:
-            return
-        reached = (-1, "")
-        while True:
-            rows = await self._connections.fetch(
-                "open_payments", slots.start, slots.stop, slots.step, *reached, PAGE
-            )
-            documents = [row["doc"] for row in rows]
-            yield documents
-            if len(documents) < PAGE:
-                return
-            last = from_document(documents[-1]).id
-            assert (slot_of(last), last) > reached, f"{last} is not in the slot of its id"
-            reached = (slot_of(last), last)
+    async def open_payments(self, slots: range, take: Callable[[list[bytes]], None]) -> None:
+        """Hand over the document of every open payment of the slots, as they come."""
+        await copy_column(self._dsn, take, "open_payments", slots.start, slots.stop)
 
     async def claim(self, ref: KeyRef) -> Claim | None:
         """The claim of an idempotency key, with its final answer if there is one."""

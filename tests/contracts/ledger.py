@@ -28,7 +28,7 @@ from engine.domain.entry import (
     TimelineStep,
     TimerRow,
 )
-from engine.domain.ids import new_id, slot_of
+from engine.domain.ids import new_id
 from engine.domain.journal import GENESIS
 from engine.domain.operation import Operation, OperationStatus
 from engine.domain.payment import Payment
@@ -132,8 +132,10 @@ def claim(key: str, **fields: Any) -> Claim:
 
 
 async def open_payments(ledger: Ledger, slots: range) -> list[Payment]:
-    """The open payments, in the order of the pages."""
-    return [from_document(doc) async for page in ledger.open_payments(slots) for doc in page]
+    """The open payments, oldest first."""
+    documents: list[bytes] = []
+    await ledger.open_payments(slots, documents.extend)
+    return sorted((from_document(doc) for doc in documents), key=lambda payment: payment.id)
 
 
 async def chain(ledger: Ledger, make: Maker, count: int) -> list[Receipt]:
@@ -285,7 +287,7 @@ class LedgerContract:
         assert [payment.id for payment in found] == [second.id, first.id]
         assert await ledger.payments([first.id]) == {first.id: later(undone)}
 
-    async def test_open_payments_come_by_slot_and_in_pages(self, bench: Bench, make: Maker) -> None:
+    async def test_open_payments_are_handed_over_by_slots(self, bench: Bench, make: Maker) -> None:
         ledger = await bench.open()
         payments = [make.payment(slot=n % 7) for n in range(1700)]
         await ledger.commit(make.batch(*(Entry(payment=p) for p in payments)))
@@ -296,11 +298,24 @@ class LedgerContract:
 
         def of_slots(*slots: int) -> list[Payment]:
             found = [p for n, p in enumerate(payments) if n and n % 7 in slots]
-            return sorted(found, key=lambda p: (slot_of(p.id), p.id))
+            return sorted(found, key=lambda p: p.id)
 
         assert await open_payments(ledger, range(6)) == of_slots(*range(6))
-        assert await open_payments(ledger, range(1, 7, 3)) == of_slots(1, 4)
+        assert await open_payments(ledger, range(4, 6)) == of_slots(4, 5)
         assert await open_payments(ledger, range(6, 6)) == []
+
+    async def test_what_breaks_while_open_payments_are_taken_is_told(
+        self, bench: Bench, make: Maker
+    ) -> None:
+        ledger = await bench.open()
+        await ledger.commit(make.batch(*(Entry(payment=make.payment()) for _ in range(3))))
+
+        def refuse(documents: list[bytes]) -> None:
+            raise ZeroDivisionError(len(documents))
+
+        with pytest.raises(ZeroDivisionError, match="3"):
+            await ledger.open_payments(range(4_096), refuse)
+        assert len(await open_payments(ledger, range(4_096))) == 3, "and it can be asked again"
 
     # --- lists ----------------------------------------------------------------------------
 

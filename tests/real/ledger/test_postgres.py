@@ -13,7 +13,7 @@ pytest.register_assert_rewrite("tests.contracts.ledger")
 
 from engine.domain.entry import Batch, Entry  # noqa: E402
 from engine.domain.journal import GENESIS, seal  # noqa: E402
-from engine.ledger import writer  # noqa: E402
+from engine.ledger import connections, writer  # noqa: E402
 from engine.ledger.connections import DurabilityError  # noqa: E402
 from engine.ledger.lock import LockTaken  # noqa: E402
 from engine.ledger.postgres import PostgresLedger  # noqa: E402
@@ -540,6 +540,25 @@ async def test_a_cancelled_read_leaves_no_broken_connection_behind(
     statistics = ledger.statistics().reader
     assert statistics.busy == 0
     assert statistics.idle <= statistics.connections_max
+
+
+async def test_open_payments_that_do_not_come_are_not_waited_for(
+    bench: PostgresBench, make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = await bench.open()
+    await ledger.commit(make.batch(Entry(payment=make.payment())))
+    found: list[bytes] = []
+    blocker = await asyncpg.connect(bench.dsn)
+    async with blocker.transaction():
+        await blocker.execute("LOCK TABLE payments")
+        with monkeypatch.context() as impatient:
+            impatient.setattr(connections, "READ_TIMEOUT_S", 0.2)
+            with pytest.raises(LedgerUnavailable):
+                await ledger.open_payments(range(4_096), found.extend)
+    await blocker.close()
+    assert not found
+    await ledger.open_payments(range(4_096), found.extend)
+    assert len(found) == 1
 
 
 async def test_a_cancelled_commit_is_finished_first(
