@@ -9,7 +9,7 @@ A client that has gone away stops nothing: its reply finds nobody, and its key k
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import anyio
@@ -18,7 +18,7 @@ from anyio.abc import TaskStatus
 
 from engine.actors.directory import STARTING, Directory
 from engine.actors.settings import ActorSettings
-from engine.actors.waiting import Gathering, Waiter
+from engine.actors.waiting import Gathering, Remembered, Waiter
 from engine.domain.change import Env
 from engine.domain.commands import Open
 from engine.domain.entry import Answer, Claim, InboxRow, KeyRef
@@ -84,7 +84,7 @@ class Router:
         self._by_deadline: deque[Waiter] = deque()
         self._lingering: deque[Waiter] = deque()
         self._in_flight: dict[KeyRef, Waiter] = {}
-        self._answered: OrderedDict[KeyRef, tuple[bytes, Answer]] = OrderedDict()
+        self._answered: OrderedDict[KeyRef, Remembered] = OrderedDict()
         self._refused = 0
         self._gatherings: deque[Gathering] = deque()
         self._batch_items = 0
@@ -115,17 +115,29 @@ class Router:
             if gathering.deadline <= now:
                 # Before its items are woken, or the next in line would start now.
                 gathering.end()
-        waiting, lingering = self._by_deadline, self._lingering
-        while waiting and waiting[0].deadline <= now:
-            waiter = waiting.popleft()
-            if waiter.request_id in self._waiters:
-                waiter.wake()
-                waiter.deadline = now + self._wait_s * CREDIT_LIFE_FACTOR
-                lingering.append(waiter)
-        while lingering and lingering[0].deadline <= now:
+        for waiter in self._overdue(self._by_deadline, now):
+            waiter.wake()
+            waiter.deadline = now + self._wait_s * CREDIT_LIFE_FACTOR
+            self._lingering.append(waiter)
+        for waiter in self._overdue(self._lingering, now):
             # Its reply was lost with an incarnation of its shard: the credit comes back.
-            self._forget(lingering.popleft())
+            self._forget(waiter)
         self._pace()
+
+    def _overdue(self, queue: deque[Waiter], now: float) -> Iterator[Waiter]:
+        """Take those off whose deadline has passed.
+
+        Those at the front who have been answered go as well: until their deadline they would keep
+        ten seconds of traffic in memory, which no cache holds and the collector would walk over.
+        """
+        while queue:
+            waiter = queue[0]
+            is_answered = waiter.request_id not in self._waiters
+            if not is_answered and waiter.deadline > now:
+                return
+            queue.popleft()
+            if not is_answered:
+                yield waiter
 
     def _forget(self, waiter: Waiter) -> None:
         if self._waiters.pop(waiter.request_id, None) is None:
@@ -178,7 +190,7 @@ class Router:
         waiter.key_taken = reply.key_taken is not None
         answer = reply.answer
         if waiter.ref is not None and answer is not None and answer.final:
-            self._answered[waiter.ref] = (waiter.fingerprint, answer)
+            self._answered[waiter.ref] = Remembered(waiter.fingerprint, answer)
             if len(self._answered) > self._settings.answered_keys_max:
                 self._answered.popitem(last=False)
         waiter.wake()
@@ -193,9 +205,9 @@ class Router:
         if ref is not None:
             known = self._answered.get(ref)
             if known is not None:
-                if known[0] != ask.fingerprint:
+                if known.fingerprint != ask.fingerprint:
                     return self._reused(ask), False
-                return known[1], True
+                return known.answer, True
             running = self._in_flight.get(ref)
             if running is not None:
                 return await self._join(running, ask, ref)
@@ -309,11 +321,12 @@ class Router:
         """The same key is under way: wait for the same answer."""
         if running.fingerprint != ask.fingerprint:
             return self._reused(ask), False
-        if running.done is None:
-            running.done = self._new_event()
         if not running.is_woken:
+            done = running.done
+            if done is None:
+                done = running.done = self._new_event()
             with anyio.move_on_after(self._wait_s):
-                await running.done.wait()
+                await done.wait()
         return await self._joined(running, ask, ref)
 
     async def _joined(self, running: Waiter, ask: Ask, ref: KeyRef) -> tuple[Answer, bool]:
@@ -519,8 +532,8 @@ class Router:
             known = self._answered.get(ref)
             running = self._in_flight.get(ref)
             if known is not None:
-                same = known[0] == ask.fingerprint
-                gathering.answer(place, known[1] if same else self._reused(ask), replayed=same)
+                same = known.fingerprint == ask.fingerprint
+                gathering.answer(place, known.answer if same else self._reused(ask), replayed=same)
                 return True
             if running is not None:
                 if running.fingerprint == ask.fingerprint:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+import msgspec
+
 from engine.domain.entry import Answer, KeyRef
 from engine.domain.refusals import Refusal
 from engine.ports import Ask, Event
@@ -57,10 +59,18 @@ class Waiter:
     def wake(self) -> None:
         """Tell everybody who waits that there is a reply, or that the wait is over."""
         self.is_woken = True
-        if self.done is not None:
-            self.done.set()
+        done, self.done = self.done, None
+        if done is not None:
+            done.set()
         for gathering, place in self.gatherings:
             gathering.settle(place)
+
+
+class Remembered(msgspec.Struct, frozen=True, gc=False):
+    """The final answer of a key, and the fingerprint of the request that it belongs to."""
+
+    fingerprint: bytes
+    answer: Answer
 
 
 class Gathering:
