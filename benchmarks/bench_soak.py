@@ -29,6 +29,7 @@ PATH = "/v1/payments/purchase"
 GATEWAY_MS = 20.0
 STALLS, GROWTH = 0.0, 1.05
 SAMPLE_S = 1.0
+_BUSY = re.compile(rb'event_loop_stalls_total\{cause="busy"\} ([0-9.e+]+)')
 _LAG = re.compile(rb'event_loop_lag_seconds_bucket\{le="([^"]+)"\} ([0-9.e+]+)')
 
 TABLES = """
@@ -57,10 +58,15 @@ class Memory(threading.Thread):
         self.join(10)
 
 
-def stalls(port: int) -> tuple[int, int]:
-    """How often the event loop was late by more than 100 ms, and how often it was asked."""
-    counts = {le: float(n) for le, n in _LAG.findall(processes.get(port, "/metrics")[1])}
-    return int(counts[b"+Inf"] - counts[b"0.1"]), int(counts[b"+Inf"])
+def stalls(port: int) -> tuple[int, int, int]:
+    """How often the event loop was late by more than 100 ms, how often of these it was at work for
+    at least half of the time, and how often it was asked.
+    """
+    metrics = processes.get(port, "/metrics")[1]
+    counts = {le: float(n) for le, n in _LAG.findall(metrics)}
+    busy = _BUSY.search(metrics)
+    assert busy is not None
+    return int(counts[b"+Inf"] - counts[b"0.1"]), int(float(busy[1])), int(counts[b"+Inf"])
 
 
 async def database_state(dsn: str) -> tuple[int, str]:
@@ -89,7 +95,7 @@ def soak(folder: Path, seconds: float, share: float) -> tuple[Result, dict[str, 
         most = good_per_s(load(engine.port, path=PATH, connections=256, seconds=6, warm_up=1))
         say(f"at most {most:,.0f}/s")
         wal_before, _ = asyncio.run(database_state(dsn))
-        late_before, _ = stalls(engine.port)
+        late_before, busy_before, _ = stalls(engine.port)
         memory = Memory(engine)
         memory.start()
         found = load(
@@ -97,13 +103,14 @@ def soak(folder: Path, seconds: float, share: float) -> tuple[Result, dict[str, 
             warm_up=min(10.0, seconds / 10),
         )  # fmt: skip
         memory.stop()
-        late, asked = stalls(engine.port)
+        late, busy, asked = stalls(engine.port)
         wal, words = asyncio.run(database_state(dsn))
     third = len(memory.samples) // 3
     flat = statistics.mean(memory.samples[-third:]) / statistics.mean(memory.samples[third:-third])
     answered = found["latency"]["count"]
     seen = {
-        "rate": most * share, "late": late - late_before, "asked": asked, "growth": flat,
+        "rate": most * share, "growth": flat,
+        "late": late - late_before, "busy": busy - busy_before, "asked": asked,
         "wal_bytes_each": (wal - wal_before) / answered, "mib": memory.samples[-1] / 2**20,
     }  # fmt: skip
     return found, seen, words
@@ -121,6 +128,9 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
         f"{latency['p999_ms']:.1f} max {latency['max_ms']:.0f} ms with a gateway of "
         f"{GATEWAY_MS:.0f} ms; {seen['asked']:.0f} readings of the event loop's lag"
     )
+    if seen["late"]:
+        note += f"; in {seen['busy']:.0f} of the stalls the engine was at work, in the others it "
+        note += "did not get the processor"
     stated = f"{seen['mib']:.0f} MiB at the end; WAL {seen['wal_bytes_each'] / 1024:.1f} KiB a "
     stated += f"payment; {words}"
     share = f"{chosen.share:.0%}"

@@ -34,6 +34,10 @@ COMMIT_S: Final = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.12
 COMMIT_ENTRIES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 LOOP_LAG_S: Final = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 
+STALL_CAUSES: Final = ("busy", "waiting")
+"""Why the event loop stood still: it worked for all of the time; or it did not get the processor,
+or waited in a system call."""
+
 
 class Histogram:
     """Counts of observations by upper bound; the last count is of what exceeds every bound."""
@@ -91,6 +95,8 @@ class Metrics:
         self.commit_entries = Histogram(COMMIT_ENTRIES)
         self.commit_s = Histogram(COMMIT_S)
         self.loop_lag_s = Histogram(LOOP_LAG_S)
+        self.loop_stalls = dict.fromkeys(STALL_CAUSES, 0)
+        """By cause."""
         self.log_lines: dict[str, int] = {}
         """By level."""
 
@@ -124,6 +130,10 @@ class Metrics:
     def loop_lag(self, late_s: float) -> None:
         """Note by how much the event loop woke the watchdog too late."""
         self.loop_lag_s.observe(late_s)
+
+    def loop_stall(self, cause: str) -> None:
+        """Count a time in which the event loop stood still for too long."""
+        self.loop_stalls[cause] += 1
 
     def watch(self, statistics: Statistics) -> None:
         """Ask these statistics, too, at every scrape from now on."""
@@ -172,6 +182,10 @@ class EngineCollector(Collector):
         for level, count in self._metrics.log_lines.items():
             lines.add_metric([level], count)
         yield lines
+        stalls = _counter("event_loop_stalls", "Times the loop stood still.", ["cause"])
+        for cause, count in self._metrics.loop_stalls.items():
+            stalls.add_metric([cause], count)
+        yield stalls
 
     def _timed(self) -> Iterator[Metric]:
         metrics = self._metrics

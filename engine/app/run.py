@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -228,8 +229,10 @@ async def _flush_logs(telemetry: StructlogTelemetry) -> None:
     """Write the log lines out, and by the same clock see how late the event loop is."""
     while True:
         due = anyio.current_time() + LOG_FLUSH_S
+        worked_s = time.thread_time()
         await anyio.sleep(LOG_FLUSH_S)
-        telemetry.metrics.loop_lag(max(0.0, anyio.current_time() - due))
+        now = anyio.current_time()
+        telemetry.loop_lag(now, max(0.0, now - due), time.thread_time() - worked_s)
         telemetry.flush()
 
 

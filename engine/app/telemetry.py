@@ -30,6 +30,15 @@ from engine.domain.representation import rfc3339
 FLUSH_EVERY_S: Final = 0.05
 """How often the app calls `flush`: a line at level info is never older than this."""
 
+STALL_S: Final = 0.1
+"""An event loop that is late by more than this has stood still."""
+STALL_TOLD_EVERY_S: Final = 5.0
+
+_STALL_MEANS: Final = {
+    "busy": "one turn of the event loop was that much work, and nothing else was done meanwhile",
+    "waiting": "the process did not run: the machine's processors were taken, or a write blocked",
+}
+
 _BUFFER_BYTES_MAX: Final = 64 * 1024
 
 _Event = dict[str, Any]
@@ -137,6 +146,7 @@ class StructlogTelemetry:
         self._log_requests = log_requests
         self._buffer = LineBuffer(target)
         self._now_ms = now_ms or _wall_ms
+        self._stall_told_s = -STALL_TOLD_EVERY_S
         if pretty is None:
             pretty = target.isatty()
         self._render: Callable[[_Event], bytes] = _Pretty() if pretty else render
@@ -160,6 +170,27 @@ class StructlogTelemetry:
     def flush(self) -> None:
         """Write out what was kept. The app calls it every `FLUSH_EVERY_S` and at the end."""
         self._buffer.write_out()
+
+    def loop_lag(self, now: float, late_s: float, cpu_s: float) -> None:
+        """By how much the event loop was late, and how much its thread worked since the last time.
+
+        Times are seconds, `now` of a steady clock. One line at most every few seconds says that it
+        stood still, and why; all of them are counted.
+        """
+        self.metrics.loop_lag(late_s)
+        if late_s <= STALL_S:
+            return
+        cause = "busy" if cpu_s > late_s / 2 else "waiting"
+        self.metrics.loop_stall(cause)
+        if now >= self._stall_told_s + STALL_TOLD_EVERY_S:
+            self._stall_told_s = now
+            self.warn(
+                "event_loop_stalled",
+                late_ms=round(late_s * 1000),
+                cpu_ms=round(cpu_s * 1000),
+                cause=cause,
+                meaning=_STALL_MEANS[cause],
+            )
 
     def close(self) -> None:
         """Write out what was kept and close a file that `to` opened."""

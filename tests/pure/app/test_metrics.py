@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.actors.gateway import GatewayStatistics
-from engine.app.metrics import BREAKER_STATES, Histogram, Metrics
+from engine.app.metrics import BREAKER_STATES, STALL_CAUSES, Histogram, Metrics
 from engine.supervisor.mailbox import Mailbox
 
 
@@ -41,6 +41,7 @@ def test_what_is_counted_is_exposed() -> None:
     metrics.gateway_call("simulator", "authorize", "unknown", 6.0)
     metrics.group_commit(31, 0.003)
     metrics.loop_lag(0.02)
+    metrics.loop_stall("waiting")
     samples = read(metrics)
     requests = "payment_engine_http_requests_total"
     assert samples[requests, labels(route="/v1/payments", status="200")] == 2
@@ -55,6 +56,8 @@ def test_what_is_counted_is_exposed() -> None:
     assert samples["payment_engine_gateway_call_duration_seconds_count", call] == 1
     assert samples["payment_engine_group_commit_entries_sum", ()] == 31
     assert samples["payment_engine_event_loop_lag_seconds_count", ()] == 1
+    stalls = "payment_engine_event_loop_stalls_total"
+    assert [samples[stalls, labels(cause=cause)] for cause in STALL_CAUSES] == [0, 1]
     assert samples["process_resident_memory_bytes", ()] > 0
 
 
