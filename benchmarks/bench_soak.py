@@ -59,8 +59,8 @@ class Memory(threading.Thread):
 
 
 def stalls(port: int) -> tuple[int, int, int]:
-    """How often the event loop was late by more than 100 ms, how often of these it was at work for
-    at least half of the time, and how often it was asked.
+    """How often the event loop was late by more than 100 ms, in how many of these its thread ran
+    for most of the time, and how often it was asked.
     """
     metrics = processes.get(port, "/metrics")[1]
     counts = {le: float(n) for le, n in _LAG.findall(metrics)}
@@ -130,7 +130,7 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
     )
     if seen["late"]:
         note += f"; in {seen['busy']:.0f} of the stalls the engine was at work, in the others it "
-        note += "did not get the processor"
+        note += "did not run"
     stated = f"{seen['mib']:.0f} MiB at the end; WAL {seen['wal_bytes_each'] / 1024:.1f} KiB a "
     stated += f"payment; {words}"
     share = f"{chosen.share:.0%}"

@@ -217,8 +217,8 @@ class LedgerReader(Protocol):
     async def open_payments(self, slots: range, take: Callable[[list[bytes]], None]) -> None:
         """Hand over the document (`domain/document.py`) of every open payment of the slots.
 
-        `take` gets some hundreds at a time, in no order; the slots are one after the other. What
-        it raises ends the reading.
+        `take` gets some hundreds at a time, in no order; what it raises ends the reading. `slots`
+        has no gaps.
         """
         ...
 

@@ -9,7 +9,8 @@ A client that has gone away stops nothing: its reply finds nobody, and its key k
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import cast
 
 import anyio
@@ -80,9 +81,9 @@ class Router:
         self._ids = ids
         self._settings = settings
         self._credits = settings.credits
+        # Both in order of deadline, since every wait is equally long; by request.
         self._waiters: dict[str, Waiter] = {}
-        self._by_deadline: deque[Waiter] = deque()
-        self._lingering: deque[Waiter] = deque()
+        self._lingering: dict[str, Waiter] = {}
         self._in_flight: dict[KeyRef, Waiter] = {}
         self._answered: OrderedDict[KeyRef, Remembered] = OrderedDict()
         self._refused = 0
@@ -110,45 +111,31 @@ class Router:
                     shard.put_reserved_nowait(tick)
 
     def _sweep(self, now: float) -> None:
-        """Both queues are in order of deadline, since every wait is equally long."""
+        """What is overdue stands at the front."""
         for gathering in self._gatherings:
             if gathering.deadline <= now:
                 # Before its items are woken, or the next in line would start now.
                 gathering.end()
-        for waiter in self._overdue(self._by_deadline, now):
+        for waiter in _overdue(self._waiters, now):
+            del self._waiters[waiter.request_id]
             waiter.wake()
             waiter.deadline = now + self._wait_s * CREDIT_LIFE_FACTOR
-            self._lingering.append(waiter)
-        for waiter in self._overdue(self._lingering, now):
+            self._lingering[waiter.request_id] = waiter
+        for waiter in _overdue(self._lingering, now):
             # Its reply was lost with an incarnation of its shard: the credit comes back.
+            del self._lingering[waiter.request_id]
             self._forget(waiter)
         self._pace()
 
-    def _overdue(self, queue: deque[Waiter], now: float) -> Iterator[Waiter]:
-        """Take those off whose deadline has passed.
-
-        Those at the front who have been answered go as well: until their deadline they would keep
-        ten seconds of traffic in memory, which no cache holds and the collector would walk over.
-        """
-        while queue:
-            waiter = queue[0]
-            is_answered = waiter.request_id not in self._waiters
-            if not is_answered and waiter.deadline > now:
-                return
-            queue.popleft()
-            if not is_answered:
-                yield waiter
-
     def _forget(self, waiter: Waiter) -> None:
-        if self._waiters.pop(waiter.request_id, None) is None:
-            return
+        """Nothing more is expected for it; it has left both queues."""
         self._credits += 1
         if waiter.gathering is not None:
             self._batch_items -= 1
             self._batch_answered += 1
         if waiter.ref is not None:
             self._in_flight.pop(waiter.ref, None)
-        if self._idle is not None and not self._waiters:
+        if self._idle is not None and not self._waiters and not self._lingering:
             self._idle.set()
 
     def close(self) -> None:
@@ -157,7 +144,7 @@ class Router:
 
     async def wait_idle(self) -> None:
         """Wait until nobody waits for a reply (a drain does, for as long as it may)."""
-        while self._waiters:
+        while self._waiters or self._lingering:
             self._idle = anyio.Event()
             await self._idle.wait()
 
@@ -166,7 +153,7 @@ class Router:
         return RouterStatistics(
             self._settings.credits,
             self._credits,
-            len(self._waiters),
+            len(self._waiters) + len(self._lingering),
             len(self._in_flight),
             len(self._answered),
             self._refused,
@@ -182,7 +169,8 @@ class Router:
 
     def resolve(self, reply: Reply) -> None:
         """A shard's reply; nobody may be waiting any more."""
-        waiter = self._waiters.get(reply.request_id)
+        request_id = reply.request_id
+        waiter = self._waiters.pop(request_id, None) or self._lingering.pop(request_id, None)
         if waiter is None:
             return
         self._forget(waiter)
@@ -258,7 +246,6 @@ class Router:
             return _OVERLOADED
         self._credits -= 1
         self._waiters[ask.request_id] = waiter
-        self._by_deadline.append(waiter)
         if ref is not None:
             self._in_flight[ref] = waiter
         return waiter
@@ -649,10 +636,13 @@ class Router:
             return refuse(_OVERLOADED)
         self._credits -= 1
         self._waiters[request_id] = waiter
-        self._by_deadline.append(waiter)
         await done.wait()
         # Without a reply it is not known to be durable, so the gateway must send it again.
         return waiter.answer if waiter.answer is not None else refuse(_LEDGER_DOWN)
+
+
+def _overdue(queue: dict[str, Waiter], now: float) -> list[Waiter]:
+    return list(takewhile(lambda waiter: waiter.deadline <= now, queue.values()))
 
 
 def _ref_of(ask: Ask) -> KeyRef | None:

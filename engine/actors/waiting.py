@@ -59,10 +59,11 @@ class Waiter:
     def wake(self) -> None:
         """Tell everybody who waits that there is a reply, or that the wait is over."""
         self.is_woken = True
-        done, self.done = self.done, None
-        if done is not None:
-            done.set()
-        for gathering, place in self.gatherings:
+        if self.done is not None:
+            self.done.set()
+        # Told once: at the end of the wait, and those that join later with the reply.
+        told, self.gatherings = self.gatherings, ()
+        for gathering, place in told:
             gathering.settle(place)
 
 

@@ -35,8 +35,8 @@ COMMIT_ENTRIES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 LOOP_LAG_S: Final = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 
 STALL_CAUSES: Final = ("busy", "waiting")
-"""Why the event loop stood still: it worked for all of the time; or it did not get the processor,
-or waited in a system call."""
+"""Why the event loop stood still: its thread ran for most of the time; or for less than half of it,
+because it did not get the processor, or waited in a system call."""
 
 
 class Histogram:

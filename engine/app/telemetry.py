@@ -171,16 +171,17 @@ class StructlogTelemetry:
         """Write out what was kept. The app calls it every `FLUSH_EVERY_S` and at the end."""
         self._buffer.write_out()
 
-    def loop_lag(self, now: float, late_s: float, cpu_s: float) -> None:
-        """By how much the event loop was late, and how much its thread worked since the last time.
+    def loop_lag(self, now: float, late_s: float, *, cpu_s: float) -> None:
+        """By how much the event loop was late, `FLUSH_EVERY_S` after the last time it was seen.
 
-        Times are seconds, `now` of a steady clock. One line at most every few seconds says that it
-        stood still, and why; all of them are counted.
+        `cpu_s` is for how much of all that time its thread ran. All in seconds, `now` of a steady
+        clock. One line at most every few seconds says that it stood still, and why; all of them
+        are counted.
         """
         self.metrics.loop_lag(late_s)
         if late_s <= STALL_S:
             return
-        cause = "busy" if cpu_s > late_s / 2 else "waiting"
+        cause = "busy" if cpu_s > (FLUSH_EVERY_S + late_s) / 2 else "waiting"
         self.metrics.loop_stall(cause)
         if now >= self._stall_told_s + STALL_TOLD_EVERY_S:
             self._stall_told_s = now

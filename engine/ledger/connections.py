@@ -78,7 +78,9 @@ READER_BY_KEYS: Final[dict[str, str]] = READER | BY_KEYS
 
 READER_OF_TABLES: Final[dict[str, str]] = READER | {
     "statement_timeout": "0",  # It takes what it takes; how long until the next piece is bounded.
-    # The index says which pages to read, and they are read in their order, each of them once.
+    # A session that waits for a lock does not see that nobody waits for it any more.
+    "lock_timeout": str(int(READ_TIMEOUT_S * 1000)),
+    # The index says which pages to read, and they are read in their order.
     "enable_seqscan": "off",
     "enable_indexscan": "off",
 }
@@ -137,13 +139,20 @@ async def check_durable(connection: asyncpg.Connection) -> None:
         )
 
 
+class _TakerFailed(Exception):
+    """What `take` raised, kept apart from what the driver raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
 async def copy_column(
     dsn: str, take: Callable[[list[bytes]], None], name: str, *arguments: Any
 ) -> None:
     """Hand over the one column of a named query's rows, on a connection of its own.
 
     Raises LedgerUnavailable, also where nothing comes for as long as a read may take; and what
-    `take` raises.
+    `take` raises. After either, what was handed over may be a part of the rows.
     """
     column = CopiedColumn()
     connection = await connect(dsn, READER_OF_TABLES)
@@ -151,24 +160,31 @@ async def copy_column(
         with anyio.fail_after(READ_TIMEOUT_S) as patience:
 
             async def feed(piece: bytes) -> None:
-                take(column.feed(piece))
-                patience.deadline = anyio.current_time() + READ_TIMEOUT_S
+                values = column.feed(piece)
+                try:
+                    take(values)
+                except Exception as error:
+                    raise _TakerFailed(error) from error
+                if not patience.cancel_called:
+                    patience.deadline = anyio.current_time() + READ_TIMEOUT_S
 
             await connection.copy_from_query(
                 QUERIES[name], *arguments, output=feed, format="binary"
             )
-        assert column.is_whole, "COPY ends with its trailer"
-    except DRIVER_ERRORS as error:
+        if not column.is_whole:
+            raise LedgerUnavailable(f"{name}: what was copied out ends too early")
+    except BaseException as error:
         connection.terminate()
-        raise ledger_error(error) from error
-    except BaseException:
-        connection.terminate()
+        if isinstance(error, _TakerFailed):
+            raise error.error from None
+        if isinstance(error, DRIVER_ERRORS):
+            raise ledger_error(error) from error
         raise
     await close(connection)
 
 
 class ReaderStatistics(msgspec.Struct, frozen=True):
-    """`opened` counts every connection ever opened: it grows where reads fail."""
+    """`opened` counts every connection of the pool ever opened: it grows where reads fail."""
 
     connections_max: int
     busy: int

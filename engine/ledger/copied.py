@@ -1,7 +1,7 @@
 """One column of many rows, out of the database by COPY: a stream instead of page after page.
 
-While one piece of the stream is looked at, Postgres is at the next one; and neither side handles a
-row as a row. For open payments that took 0.6 to 0.7 of the time of pages.
+While one piece of the stream is looked at, Postgres is at the next one, and no row becomes a record
+of the driver. For open payments that took 0.6 to 0.7 of the time of pages.
 """
 
 from __future__ import annotations

@@ -203,11 +203,11 @@ def test_lines_can_go_to_a_file(tmp_path: Path) -> None:
 
 def test_an_event_loop_that_stood_still_is_told_with_its_cause_and_not_too_often() -> None:
     found, out = telemetry()
-    found.loop_lag(10.0, 0.1, 0.1)
+    found.loop_lag(10.0, 0.1, cpu_s=0.1)
     assert not out.getvalue(), "late, but not too late"
-    found.loop_lag(20.0, 0.3, 0.29)
-    found.loop_lag(20.4, 0.3, 0.29)
-    found.loop_lag(26.0, 0.254, 0.015)
+    found.loop_lag(20.0, 0.3, cpu_s=0.29)
+    found.loop_lag(20.4, 0.3, cpu_s=0.29)
+    found.loop_lag(26.0, 0.254, cpu_s=0.015)
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     told = [(line["event"], line["late_ms"], line["cpu_ms"], line["cause"]) for line in lines]
     assert told == [
@@ -215,3 +215,5 @@ def test_an_event_loop_that_stood_still_is_told_with_its_cause_and_not_too_often
         ("event_loop_stalled", 254, 15, "waiting"),
     ]
     assert found.metrics.loop_stalls == {"busy": 2, "waiting": 1}
+    found.loop_lag(30.0, 0.11, cpu_s=0.05 + 0.01)
+    assert found.metrics.loop_stalls["waiting"] == 2, "it was busy before, not meanwhile"

@@ -1,9 +1,13 @@
 """One key, one execution, one answer: while it runs, after it, and after a restart."""
 
+import gc
+from functools import partial
+
 import msgspec
 import pytest
 import trio
 
+from engine.actors.waiting import Waiter
 from engine.domain.commands import Open, Refund
 from tests.virtual.actors.rig import body
 
@@ -29,6 +33,27 @@ async def test_requests_with_a_key_that_is_running_join_it(autojump_clock, world
     assert len({answer.body for answer, _ in answers}) == 1
     assert sorted(replayed for _, replayed in answers) == [False] + [True] * 19
     assert len(world.store.payments) == 1
+
+
+@pytest.mark.trio
+async def test_what_was_answered_is_let_go_though_an_earlier_request_still_waits(
+    autojump_clock, world
+):
+    def kept() -> set[str]:
+        return {
+            waiter.ref.key
+            for waiter in gc.get_objects()
+            if type(waiter) is Waiter and waiter.ref is not None and waiter.ref.key[:4] == "held"
+        }
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(world.open, "pm_card_slow", key="held slow"))
+        await trio.testing.wait_all_tasks_blocked()
+        for n in range(5):
+            answer, _ = await world.open(key=f"held {n}")
+            assert answer.status == 201
+        assert kept() == {"held slow"}
+    assert kept() == set()
 
 
 @pytest.mark.trio
