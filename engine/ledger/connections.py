@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import anyio
 import asyncpg
@@ -96,21 +96,21 @@ class DurabilityError(LedgerError):
     """The database would lose what it says it has committed. The message says what to change."""
 
 
-async def connect(
-    dsn: str, settings: dict[str, str], *, writable: bool = False
-) -> asyncpg.Connection:
-    """A new connection. With `writable`, of the hosts in the DSN the one that takes writes.
+Wanted = Literal["any", "primary", "read-write"]
+"""Which of the hosts in a DSN will do (libpq's `target_session_attrs`): a standby may be behind, so
+what decides about money is read from the primary."""
 
-    Raises LedgerUnavailable.
-    """
+
+async def connect(
+    dsn: str, settings: dict[str, str], *, wanted: Wanted = "any"
+) -> asyncpg.Connection:
+    """A new connection. Raises LedgerUnavailable."""
     try:
         return await asyncpg.connect(
             dsn,
             timeout=CONNECT_TIMEOUT_S,
             server_settings=settings,
-            target_session_attrs=(
-                SessionAttribute.read_write if writable else SessionAttribute.any
-            ),
+            target_session_attrs=SessionAttribute(wanted),
         )
     except Exception as error:
         # Whatever it is, from a wrong password to a refused connection: there is none.
@@ -155,7 +155,7 @@ async def copy_column(
     `take` raises. After either, what was handed over may be a part of the rows.
     """
     column = CopiedColumn()
-    connection = await connect(dsn, READER_OF_TABLES)
+    connection = await connect(dsn, READER_OF_TABLES, wanted="primary")
     try:
         with anyio.fail_after(READ_TIMEOUT_S) as patience:
 
@@ -236,7 +236,7 @@ class ReadConnections:
         async with self._limit:
             connection = self._take()
             if connection is None:
-                connection = await connect(self._dsn, self._settings)
+                connection = await connect(self._dsn, self._settings, wanted="primary")
                 self._opened += 1
             try:
                 yield connection

@@ -66,7 +66,7 @@ class EngineLock:
             return True
         if self._connection is None or self._connection.is_closed():
             self.release()
-            self._connection = await connect(self._dsn, LOCK, writable=True)
+            self._connection = await connect(self._dsn, LOCK, wanted="read-write")
         self._locked = bool(await self._ask("try_lock"))
         return self._locked
 

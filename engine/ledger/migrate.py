@@ -57,7 +57,7 @@ async def migrate(dsn: str, *, folder: Path = FOLDER) -> list[Migration]:
     LedgerUnavailable.
     """
     wanted = migrations(folder)
-    connection = await connect(dsn, _SETTINGS, writable=True)
+    connection = await connect(dsn, _SETTINGS, wanted="read-write")
     try:
         await connection.execute(QUERIES["migrations_lock"])
         await connection.execute(QUERIES["migrations_table"])

@@ -51,7 +51,9 @@ class Totals:
     async def _step(self) -> tuple[int, int]:
         connection = self._connection
         if connection is None or connection.is_closed():
-            connection = self._connection = await connect(self._dsn, PROJECTION, writable=True)
+            connection = self._connection = await connect(
+                self._dsn, PROJECTION, wanted="read-write"
+            )
         try:
             row = await connection.fetchrow(
                 QUERIES["project_totals"], FOLDED_MAX, BATCHES_MAX, timeout=TIMEOUT_S

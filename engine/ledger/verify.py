@@ -53,7 +53,8 @@ async def verify(
     check is left out. Raises LedgerUnavailable where the database does not answer, and whatever
     the witness raises.
     """
-    connection = await connect(dsn, _SETTINGS)
+    # What the witness tells goes into a table of this session, which a standby cannot make.
+    connection = await connect(dsn, _SETTINGS, wanted="any" if witness is None else "primary")
     try:
         if witness is not None:
             await connection.execute(QUERIES["witness_table"])

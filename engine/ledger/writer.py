@@ -317,7 +317,7 @@ class Writer:
     async def _connected(self) -> PreparedStatement[Any]:
         """Connect; read where the journal ends, which accounts there are, and what is pending."""
         self._disconnect()
-        connection = await connect(self._dsn, WRITER, writable=True)
+        connection = await connect(self._dsn, WRITER, wanted="read-write")
         try:
             if self._durable:
                 await check_durable(connection)

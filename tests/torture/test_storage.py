@@ -15,8 +15,7 @@ import asyncpg
 import pytest
 
 from engine.app.commands import BOOKS
-from engine.ledger.embedded_account import choose_account
-from engine.ledger.embedded_cluster import clean_environment, find_binaries, server_command
+from tests.real.standby import standby_of
 from tests.real.system.agreement import assert_books_agree, assert_verified
 from tests.real.system.client import client_of
 from tests.real.system.load import Load, assert_told_holds, wait_all_resolved
@@ -178,38 +177,9 @@ async def test_row_55_journal_edited(works: Plant, scenario: Scenario) -> None:
 
 
 @contextlib.contextmanager
-def standby_of(works: Plant, copy: Path) -> Iterator[str]:
-    """A synchronous standby of the plant's database; yields the folder of its socket."""
-    binaries = find_binaries()
-    cluster = works.data_dir / "postgres"
-    account = choose_account(cluster, enter=[works.data_dir], read=[])
-    copy.parent.mkdir(mode=0o755)
-    copy.mkdir(mode=0o700)
-    account.own(copy)
-    source = str(works.database._sockets)
-    made = subprocess.run(
-        [
-            *(*account.prefix, str(binaries / "pg_basebackup"), "-h", source, "-U", "engine"),
-            *("-D", str(copy), "-R", "-c", "fast"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
-    )
-    assert made.returncode == 0, made.stderr
-    # The socket's folder is the cluster's, so the lock of the other server's socket came along.
-    (copy / ".s.PGSQL.5432.lock").unlink()
-    with (works.folder / "standby.log").open("wb") as log:
-        server = subprocess.Popen(
-            [*account.prefix, *server_command(copy, binaries, copy)],
-            cwd="/",
-            env=clean_environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-        )
-    try:
-        wait_until((copy / ".s.PGSQL.5432").exists, 20, "the socket of the standby")
+def synchronous_standby_of(works: Plant, folder: Path) -> Iterator[str]:
+    """A standby of the plant's database that has every commit; yields the folder of its socket."""
+    with standby_of(works.database, folder) as second:
         works.rows("ALTER SYSTEM SET synchronous_standby_names = '*'")
         works.rows("SELECT pg_reload_conf()")
         wait_until(
@@ -217,18 +187,15 @@ def standby_of(works: Plant, copy: Path) -> Iterator[str]:
             20,
             "synchronous replication",
         )
-        yield str(copy)
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(20)
+        yield second
 
 
 async def test_row_13_synchronous_standby_promoted(works: Plant, scenario: Scenario) -> None:
     """It has every commit that was acknowledged; the engine finds it by itself."""
     engine = works.engine
     data_dir = works.folder / "standby"
-    with standby_of(works, data_dir / "postgres") as second:
-        hosts = f"{works.database._sockets},{second}"
+    with synchronous_standby_of(works, data_dir) as second:
+        hosts = f"{second},{works.database._sockets}"
         engine.environ = {"DATABASE_URL": f"postgresql://engine@/postgres?host={hosts}"}
         await asyncio.to_thread(engine.start)
         async with client_of(engine) as client:
