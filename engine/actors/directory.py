@@ -17,6 +17,22 @@ SLOTS = 4096
 STARTING = "starting"
 """What is in the way of the ledger until its writer runs."""
 
+LEDGER_DOWN = Refusal(
+    "ledger_unavailable",
+    "The ledger cannot be reached; nothing was done. Try again shortly.",
+    retry_after_s=1,
+)
+
+_STARTING = Refusal(
+    "starting", "The engine is starting; nothing was done. Try again shortly.", retry_after_s=2
+)
+
+_STANDING_BY = Refusal(
+    "starting",
+    "This engine stands by: another one has the database and takes the work. Nothing was done.",
+    retry_after_s=5,
+)
+
 
 class Directory:
     """Addresses by name, and the doors: what is out of service at the moment and why."""
@@ -42,7 +58,25 @@ class Directory:
         """Register a mailbox under its actor's name."""
         self.mailboxes[name] = mailbox
 
-    def gateway_trouble(self, gateway: str) -> Refusal | None:
+    def no_ledger(self) -> Refusal | None:
+        """Why nothing can be committed; one not asked for yet is not one that is out of reach."""
+        if self.ledger_trouble is None:
+            return None
+        if self.ledger_trouble != STARTING:
+            return LEDGER_DOWN
+        return _STANDING_BY if self.is_standing_by() else _STARTING
+
+    def no_shard(self, payment_id: str) -> Refusal | None:
+        """Why nothing can be done for a payment: its shard is not in service."""
+        trouble = self.trouble_of(payment_id)
+        if trouble is None:
+            return None
+        code = "starting" if trouble == STARTING else "shard_parked"
+        return Refusal(
+            code, "This payment's shard is not in service; nothing was done.", retry_after_s=2
+        )
+
+    def no_gateway(self, gateway: str) -> Refusal | None:
         """Why nothing new may be asked of a gateway: its breaker gives it a rest."""
         refuses_for_s = self.gateway_admits.get(gateway)
         wait_s = refuses_for_s() if refuses_for_s is not None else None

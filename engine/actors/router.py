@@ -11,22 +11,19 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from typing import cast
 
 import anyio
 import msgspec
 from anyio.abc import TaskStatus
 
-from engine.actors.directory import STARTING, Directory
+from engine.actors.answers import IS_STOPPING, OVERLOADED, Answers
+from engine.actors.directory import LEDGER_DOWN, Directory
 from engine.actors.settings import ActorSettings
-from engine.actors.waiting import Gathering, Remembered, Waiter
-from engine.domain.change import Env
+from engine.actors.waiting import Gathering, Remembered, Waiter, ref_of
 from engine.domain.commands import Open
 from engine.domain.entry import Answer, Claim, InboxRow, KeyRef
-from engine.domain.machine import not_found, open_payment
-from engine.domain.payment import Payment
 from engine.domain.refusals import Refusal
-from engine.domain.representation import answer_for, payment_bytes, refund_bytes, refusal_answer
+from engine.domain.representation import refusal_answer
 from engine.messages import Reply, Request, Tick, WebhookReceived
 from engine.ports import (
     Ask,
@@ -35,16 +32,12 @@ from engine.ports import (
     Gateway,
     Ids,
     LedgerReader,
-    LedgerUnavailable,
     WebhookRefused,
 )
 from engine.supervisor.errors import MailboxFull, MailboxRevoked
 
 SWEEP_S = 0.1
 CREDIT_LIFE_FACTOR = 6
-
-_READERS = 8
-"""How many look-ups in the ledger one batch makes at a time."""
 
 
 class RouterStatistics(msgspec.Struct, frozen=True):
@@ -80,13 +73,13 @@ class Router:
         self._clock = clock
         self._ids = ids
         self._settings = settings
+        self._answers = Answers(ledger, gateways, clock, ids, settings)
         self._credits = settings.credits
         # Both in order of deadline, since every wait is equally long; by request.
         self._waiters: dict[str, Waiter] = {}
         self._lingering: dict[str, Waiter] = {}
         self._in_flight: dict[KeyRef, Waiter] = {}
         self._answered: OrderedDict[KeyRef, Remembered] = OrderedDict()
-        self._refused = 0
         self._gatherings: deque[Gathering] = deque()
         self._batch_items = 0
         self._batch_answered = 0
@@ -156,7 +149,7 @@ class Router:
             len(self._waiters) + len(self._lingering),
             len(self._in_flight),
             len(self._answered),
-            self._refused,
+            self._answers.refused,
             len(self._gatherings),
             self._batch_items,
         )
@@ -189,12 +182,12 @@ class Router:
 
     async def ask(self, ask: Ask) -> tuple[Answer, bool]:
         """Do it, join it or replay it: the answer, and whether it is a replay."""
-        ref = _ref_of(ask)
+        ref = ref_of(ask)
         if ref is not None:
             known = self._answered.get(ref)
             if known is not None:
                 if known.fingerprint != ask.fingerprint:
-                    return self._reused(ask), False
+                    return self._answers.reused(ask), False
                 return known.answer, True
             running = self._in_flight.get(ref)
             if running is not None:
@@ -202,19 +195,9 @@ class Router:
         done = self._new_event()
         waiter = self._admit(ask, ref, done)
         if isinstance(waiter, Refusal):
-            return await self._not_admitted(waiter, ask, ref)
+            return await self._answers.not_admitted(waiter, ask, ref)
         await done.wait()
-        return await self._outcome(waiter, ask, ref)
-
-    async def _not_admitted(
-        self, refusal: Refusal, ask: Ask, ref: KeyRef | None
-    ) -> tuple[Answer, bool]:
-        """What was answered once needs no gateway to be answered again."""
-        if refusal.code == "gateway_unavailable" and ref is not None:
-            stored = await self._stored(ask, ref)
-            if stored is not None:
-                return stored
-        return self._no(ask, refusal), False
+        return await self._answers.outcome(waiter, ask, ref)
 
     def _admit(self, ask: Ask, ref: KeyRef | None, done: Event | None) -> Waiter | Refusal:
         """Take a credit and send the request, or say at once why not. Nothing was done then."""
@@ -222,7 +205,7 @@ class Router:
         if trouble is not None:
             return trouble
         payment_id = ask.payment_id or self._new_payment_id(ask.command)
-        refusal = self._shard_trouble(payment_id)
+        refusal = self._directory.no_shard(payment_id)
         if refusal is not None:
             return refusal
         claim = None
@@ -243,33 +226,22 @@ class Router:
         try:
             self._directory.shard_of(payment_id).put_nowait(request)
         except (MailboxFull, MailboxRevoked):
-            return _OVERLOADED
+            return OVERLOADED
         self._credits -= 1
         self._waiters[ask.request_id] = waiter
         if ref is not None:
             self._in_flight[ref] = waiter
         return waiter
 
-    def _no(self, ask: Ask, refusal: Refusal) -> Answer:
-        self._refused += 1
-        return refusal_answer(refusal, request_id=ask.request_id, path=ask.path)
-
     def _trouble(self, ask: Ask) -> Refusal | None:
         if self._is_closed:
-            return _STOPPING
+            return IS_STOPPING
         if self._credits <= 0:
-            return _OVERLOADED
-        if self._directory.ledger_trouble is not None:
-            return self._no_ledger()
-        if isinstance(ask.command, Open):
-            return self._directory.gateway_trouble(ask.command.gateway)
-        return None
-
-    def _no_ledger(self) -> Refusal:
-        """A ledger that was not asked for yet is not one that cannot be reached."""
-        if self._directory.ledger_trouble != STARTING:
-            return _LEDGER_DOWN
-        return _STANDING_BY if self._directory.is_standing_by() else _STARTING
+            return OVERLOADED
+        no_ledger = self._directory.no_ledger()
+        if no_ledger is None and isinstance(ask.command, Open):
+            return self._directory.no_gateway(ask.command.gateway)
+        return no_ledger
 
     def _new_payment_id(self, command: object) -> str:
         """A new payment goes to a shard that is in service, unless its subscription decides."""
@@ -282,188 +254,19 @@ class Router:
                 payment_id = self._ids.payment(None)
         return payment_id
 
-    def _shard_trouble(self, payment_id: str) -> Refusal | None:
-        trouble = self._directory.shard_trouble[self._directory.shard_index(payment_id)]
-        if trouble is None:
-            return None
-        code = "starting" if trouble == STARTING else "shard_parked"
-        return Refusal(
-            code, "This payment's shard is not in service; nothing was done.", retry_after_s=2
-        )
-
     # --- keys -------------------------------------------------------------------------------
-
-    def _reused(self, ask: Ask) -> Answer:
-        return refusal_answer(
-            Refusal(
-                "idempotency_key_reused",
-                "This Idempotency-Key was used for another request. Use a new key for a new one.",
-                param="Idempotency-Key",
-            ),
-            request_id=ask.request_id,
-            path=ask.path,
-        )
 
     async def _join(self, running: Waiter, ask: Ask, ref: KeyRef) -> tuple[Answer, bool]:
         """The same key is under way: wait for the same answer."""
         if running.fingerprint != ask.fingerprint:
-            return self._reused(ask), False
+            return self._answers.reused(ask), False
         if not running.is_woken:
             done = running.done
             if done is None:
                 done = running.done = self._new_event()
             with anyio.move_on_after(self._wait_s):
                 await done.wait()
-        return await self._joined(running, ask, ref)
-
-    async def _joined(self, running: Waiter, ask: Ask, ref: KeyRef) -> tuple[Answer, bool]:
-        """What one who joined is told, at the reply or at the end of the wait."""
-        if running.is_woken and running.answer is None and not running.key_taken:
-            # The first one was told 202 when its wait ran out, and so is this one.
-            return await self._still_running(running, ask), False
-        if running.answer is None and not running.key_taken:
-            return (
-                refusal_answer(
-                    Refusal(
-                        "idempotency_in_progress",
-                        "The first request with this key is still running. Try again shortly.",
-                        retry_after_s=1,
-                    ),
-                    request_id=ask.request_id,
-                    path=ask.path,
-                ),
-                False,
-            )
-        answer, _ = await self._outcome(running, ask, ref)
-        return answer, answer.final
-
-    async def _outcome(self, waiter: Waiter, ask: Ask, ref: KeyRef | None) -> tuple[Answer, bool]:
-        answer = waiter.answer
-        if answer is not None and (answer.final or ref is None or answer.status < 400):
-            return answer, False
-        if waiter.key_taken and ref is not None:
-            return await self._replay(ask, ref)
-        if answer is not None and ref is not None:
-            # The key is judged before the state: a refusal that is not stored may be its second.
-            replayed = await self._stored(ask, ref)
-            return replayed if replayed is not None else (answer, False)
-        return await self._still_running(waiter, ask), False
-
-    async def _stored(self, ask: Ask, ref: KeyRef) -> tuple[Answer, bool] | None:
-        """What the ledger holds under a key; None: nothing."""
-        try:
-            return await self._claimed(ask, ref)
-        except LedgerUnavailable:
-            return self._no(ask, _LEDGER_DOWN), False
-
-    async def _claimed(self, ask: Ask, ref: KeyRef) -> tuple[Answer, bool] | None:
-        """The same. Raises LedgerUnavailable."""
-        claim = await self._ledger.claim(ref)
-        if claim is None:
-            return None
-        if claim.fingerprint != ask.fingerprint:
-            return self._reused(ask), False
-        if claim.answer is not None:
-            return claim.answer, True
-        found = await self._ledger.payments([claim.payment_id])
-        payment = found.get(claim.payment_id)
-        if payment is None or not 1 <= claim.op <= len(payment.operations):
-            return None
-        answer = self._present(payment, claim.op)
-        if not answer.final:
-            return answer, False
-        # The outcome came between the two reads, and what it left under the key decides: the
-        # bytes of the answer, or nothing where the key was released.
-        claim = await self._ledger.claim(ref)
-        if claim is None:
-            return None
-        return (answer, False) if claim.answer is None else (claim.answer, True)
-
-    async def _replay(self, ask: Ask, ref: KeyRef) -> tuple[Answer, bool]:
-        stored = await self._stored(ask, ref)
-        if stored is not None:
-            return stored
-        # The key was released between our claim and now, so it may run again.
-        return self._no(
-            ask,
-            Refusal(
-                "idempotency_in_progress",
-                "The key has just become free. Send the same request again.",
-                retry_after_s=1,
-            ),
-        ), False
-
-    def _present(self, payment: Payment, n: int) -> Answer:
-        """The state as it is: 202 until the answer is final."""
-        op = payment.operations[n - 1]
-        answer = answer_for(payment, op)
-        if answer is not None:
-            return answer
-        is_refund = op.refund_id is not None
-        return Answer(
-            202,
-            refund_bytes(payment, op) if is_refund else payment_bytes(payment),
-            final=False,
-            location=f"/v1/refunds/{op.refund_id}" if is_refund else f"/v1/payments/{payment.id}",
-            retry_after_s=1,
-        )
-
-    async def _still_running(self, waiter: Waiter, ask: Ask) -> Answer:
-        """No final answer came within the wait: 202 with the state as it is."""
-        claimed = None
-        try:
-            found = await self._ledger.payments([waiter.payment_id])
-            if waiter.ref is not None:
-                # Last, so that what the payment shows as settled has its stored answer by now:
-                # its reply may have been lost with an incarnation of its shard.
-                claimed = await self._claimed(ask, waiter.ref)
-        except LedgerUnavailable:
-            found = {}
-        if claimed is not None:
-            return claimed[0]
-        return self._as_it_is(found.get(waiter.payment_id), waiter, ask)
-
-    def _as_it_is(self, payment: Payment | None, waiter: Waiter, ask: Ask) -> Answer:
-        if payment is None:
-            return self._accepted_unseen(waiter, ask)
-        if (
-            payment.merchant_id != ask.command.merchant_id
-            or payment.livemode != ask.command.livemode
-        ):
-            return self._no(ask, not_found(payment.id))
-        for op in payment.operations:
-            if op.request_id == waiter.request_id:
-                return self._present(payment, op.n)
-        # Nothing of it is durable yet, so nothing can be promised.
-        return self._accepted_unseen(waiter, ask)
-
-    def _accepted_unseen(self, waiter: Waiter, ask: Ask) -> Answer:
-        """The request is with the writer and cannot be read yet; the same key will tell."""
-        if not isinstance(ask.command, Open):
-            return self._no(
-                ask,
-                Refusal(
-                    "idempotency_in_progress",
-                    "The request was accepted and is still running. Ask again with its key.",
-                    retry_after_s=2,
-                ),
-            )
-        env = Env(
-            now_ms=self._clock.now_ms(),
-            new_transfer=lambda: 1,
-            new_id=self._ids.new,
-            jitter=self._ids.jitter,
-            traits=self._gateways[ask.command.gateway].traits,
-            fees=self._settings.fees_of(ask.command.merchant_id),
-        )
-        step = open_payment(ask.command, waiter.payment_id, "", ask.request_id, ask.path, env)
-        return Answer(
-            202,
-            payment_bytes(step.payment),
-            final=False,
-            location=f"/v1/payments/{waiter.payment_id}",
-            retry_after_s=2,
-        )
+        return await self._answers.joined(running, ask, ref)
 
     # --- batches ----------------------------------------------------------------------------
 
@@ -481,7 +284,7 @@ class Router:
             # What has not started by now never will.
             gathering.end()
             self._gatherings.remove(gathering)
-        return await self._gathered(gathering)
+        return await self._answers.gathered(gathering)
 
     def _pace(self) -> None:
         """Let more in where what runs is slow to be answered: half a window a sweep at least.
@@ -514,23 +317,25 @@ class Router:
     def _start(self, gathering: Gathering, place: int) -> bool:
         """Replay, join, admit or refuse an item. False: its shard has no room at the moment."""
         ask = gathering.asks[place]
-        ref = _ref_of(ask)
+        ref = ref_of(ask)
         if ref is not None:
             known = self._answered.get(ref)
             running = self._in_flight.get(ref)
             if known is not None:
                 same = known.fingerprint == ask.fingerprint
-                gathering.answer(place, known.answer if same else self._reused(ask), replayed=same)
+                gathering.answer(
+                    place, known.answer if same else self._answers.reused(ask), replayed=same
+                )
                 return True
             if running is not None:
                 if running.fingerprint == ask.fingerprint:
                     gathering.wait_for(place, running)
                 else:
-                    gathering.answer(place, self._reused(ask))
+                    gathering.answer(place, self._answers.reused(ask))
                 return True
         waiter = self._admit(ask, ref, None)
         if isinstance(waiter, Refusal):
-            if waiter is _OVERLOADED:
+            if waiter is OVERLOADED:
                 return False
             gathering.refuse(place, waiter)
             return True
@@ -538,71 +343,6 @@ class Router:
         waiter.gathering = gathering
         gathering.wait_for(place, waiter)
         return True
-
-    async def _gathered(self, gathering: Gathering) -> list[tuple[Answer, bool]]:
-        """Every item's answer. Nearly always all of them are there."""
-        asks, answers = gathering.asks, gathering.answers
-        behind = gathering.followers()
-        open_: list[tuple[int, Waiter]] = []
-        unsure: list[int] = []
-        for place, waiter in enumerate(gathering.waiters):
-            if answers[place] is not None or place in gathering.copies:
-                continue
-            if waiter is None:
-                if place in gathering.refusals:
-                    unsure.append(place)
-                else:
-                    refusal = _BEHIND if place in behind else _OVERLOADED
-                    answers[place] = (self._no(asks[place], refusal), False)
-                continue
-            answer = waiter.answer
-            is_own = waiter.gathering is gathering
-            if answer is not None and (answer.final or answer.status < 400):
-                answers[place] = (answer, answer.final and not is_own)
-            elif answer is None and not waiter.key_taken and (is_own or waiter.is_woken):
-                open_.append((place, waiter))
-            else:
-                unsure.append(place)
-        if open_:
-            await self._tell_open(gathering, open_)
-        if unsure:
-            unsure.reverse()
-            async with anyio.create_task_group() as tasks:
-                for _ in range(min(len(unsure), _READERS)):
-                    tasks.start_soon(self._settle_unsure, gathering, unsure)
-        for place, first in gathering.copies.items():
-            told = answers[first]
-            assert told is not None
-            same = asks[place].fingerprint == asks[first].fingerprint
-            answers[place] = (
-                (told[0], told[0].final) if same else (self._reused(asks[place]), False)
-            )
-        return cast(list[tuple[Answer, bool]], answers)
-
-    async def _tell_open(self, gathering: Gathering, open_: list[tuple[int, Waiter]]) -> None:
-        """202 with the state as it is, for those without an answer within the wait: one read."""
-        try:
-            found = await self._ledger.payments([waiter.payment_id for _, waiter in open_])
-        except LedgerUnavailable:
-            found = {}
-        for place, waiter in open_:
-            answer = self._as_it_is(found.get(waiter.payment_id), waiter, gathering.asks[place])
-            gathering.answers[place] = (answer, False)
-
-    async def _settle_unsure(self, gathering: Gathering, places: list[int]) -> None:
-        """Answer, from the end, what has to be looked up in the ledger one by one."""
-        while places:
-            place = places.pop()
-            ask = gathering.asks[place]
-            ref = _ref_of(ask)
-            waiter = gathering.waiters[place]
-            if waiter is None:
-                told = await self._not_admitted(gathering.refusals[place], ask, ref)
-            elif waiter.gathering is gathering or ref is None:
-                told = await self._outcome(waiter, ask, ref)
-            else:
-                told = await self._joined(waiter, ask, ref)
-            gathering.answers[place] = told
 
     # --- webhooks ---------------------------------------------------------------------------
 
@@ -622,8 +362,9 @@ class Router:
         event = adapter.verify_webhook(headers, raw, now_ms)
         if isinstance(event, WebhookRefused):
             return refuse(Refusal(event.code, event.detail))
-        if self._directory.ledger_trouble is not None:
-            return refuse(self._no_ledger())
+        no_ledger = self._directory.no_ledger()
+        if no_ledger is not None:
+            return refuse(no_ledger)
         kept = {name: value for name, value in headers.items() if name.startswith("webhook-")} | {
             "content-type": headers.get("content-type", "")
         }
@@ -633,53 +374,13 @@ class Router:
         try:
             self._directory.mailboxes["webhooks"].put_nowait(WebhookReceived(request_id, row))
         except (MailboxFull, MailboxRevoked):
-            return refuse(_OVERLOADED)
+            return refuse(OVERLOADED)
         self._credits -= 1
         self._waiters[request_id] = waiter
         await done.wait()
         # Without a reply it is not known to be durable, so the gateway must send it again.
-        return waiter.answer if waiter.answer is not None else refuse(_LEDGER_DOWN)
+        return waiter.answer if waiter.answer is not None else refuse(LEDGER_DOWN)
 
 
 def _overdue(queue: dict[str, Waiter], now: float) -> list[Waiter]:
     return list(takewhile(lambda waiter: waiter.deadline <= now, queue.values()))
-
-
-def _ref_of(ask: Ask) -> KeyRef | None:
-    """The key of a request, among those of its merchant and mode."""
-    if ask.key is None:
-        return None
-    return KeyRef(ask.command.merchant_id, ask.command.livemode, ask.key)
-
-
-_OVERLOADED = Refusal(
-    "overloaded",
-    "More is under way than this engine admits; nothing was done. Try again shortly.",
-    retry_after_s=1,
-)
-
-_BEHIND = Refusal(
-    "operation_unresolved",
-    "An earlier item of this payment has no answer yet, so this one was not done. Send it again.",
-    retry_after_s=1,
-)
-
-_STOPPING = Refusal(
-    "starting", "The engine is stopping; nothing was done. Try again shortly.", retry_after_s=2
-)
-
-_STARTING = Refusal(
-    "starting", "The engine is starting; nothing was done. Try again shortly.", retry_after_s=2
-)
-
-_STANDING_BY = Refusal(
-    "starting",
-    "This engine stands by: another one has the database and takes the work. Nothing was done.",
-    retry_after_s=5,
-)
-
-_LEDGER_DOWN = Refusal(
-    "ledger_unavailable",
-    "The ledger cannot be reached; nothing was done. Try again shortly.",
-    retry_after_s=1,
-)

@@ -356,7 +356,7 @@ class ShardActor:
             env,
         )
         if not isinstance(step, Refusal) and step.calls:
-            step = self._directory.gateway_trouble(payment.gateway) or step
+            step = self._directory.no_gateway(payment.gateway) or step
         if isinstance(step, Refusal):
             mine = step.code != "payment_not_found"
             self._refuse(message, step, payment if mine else None)

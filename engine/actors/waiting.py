@@ -164,3 +164,10 @@ class Gathering:
     def followers(self) -> frozenset[int]:
         """The items that still wait for another one of their payment."""
         return frozenset(self._follower.values())
+
+
+def ref_of(ask: Ask) -> KeyRef | None:
+    """The key of a request, among those of its merchant and mode."""
+    if ask.key is None:
+        return None
+    return KeyRef(ask.command.merchant_id, ask.command.livemode, ask.key)

@@ -26,7 +26,6 @@ FUNCTION_LINES_MAX = 70
 COLUMNS_MAX = 100
 
 LONG_MODULES = {
-    "engine/actors/router.py": "the way in and the way out share the table of who waits",
     "engine/actors/shard.py": "one actor: every message it handles, beside the state they share",
     "engine/domain/outcomes.py": "one treatment per verdict of one table, which read as a whole",
     "engine/domain/representation.py": "payment, refund, event and answer quote one another",

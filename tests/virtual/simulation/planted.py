@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from engine.actors import ledger_writer, shard, webhook
+from engine.actors import answers, ledger_writer, shard, webhook
 from engine.actors import router as routing
 from engine.domain import change, machine, operation, outcomes, recording
 from engine.domain.entry import Batch
@@ -136,13 +136,13 @@ def replay_made_anew_instead_of_stored(patch):
         if claim is None:
             return None
         if claim.fingerprint != ask.fingerprint:
-            return self._reused(ask), False
+            return self.reused(ask), False
         found = (await self._ledger.payments([claim.payment_id])).get(claim.payment_id)
         if found is None or not 1 <= claim.op <= len(found.operations):
             return None if claim.answer is None else (claim.answer, True)
         return self._present(found, claim.op), False
 
-    patch.attribute(routing.Router, "_stored", stored)
+    patch.attribute(answers.Answers, "_stored", stored)
 
 
 @planted
