@@ -125,13 +125,14 @@ class Bench:
     async def callers(self, name: str) -> None:
         """32 callers through the actor that makes the group commits."""
         mailbox: Mailbox[ToWriter] = Mailbox(capacity=1_000, reserved_capacity=1_000)
-        directory = Directory(1, lambda _: None)
+        directory = Directory(1, lambda _: None, lambda _: None)
         callers: Any = Callers(mailbox)
         directory.add("callers", callers)
         clock = SystemClock()
         actor = LedgerWriterActor(
             mailbox, directory, self.ledger, clock, RandomIds(clock), self._telemetry,
             entries_max=ActorSettings().batch_entries_max,
+            gather_entries=ActorSettings().gather_entries,
             told_max=128,
         )  # fmt: skip
         source = self._sources.setdefault(name, TransferSource())

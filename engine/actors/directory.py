@@ -37,8 +37,12 @@ _STANDING_BY = Refusal(
 class Directory:
     """Addresses by name, and the doors: what is out of service at the moment and why."""
 
-    def __init__(self, shards: int, reply: Callable[[Reply], None]) -> None:
+    def __init__(
+        self, shards: int, reply: Callable[[Reply], None], began: Callable[[str], None]
+    ) -> None:
+        """`reply` takes answers, `began` the ids of requests whose intent is durable."""
         self.reply = reply
+        self.began = began
         self.mailboxes: dict[str, Mailbox[Any]] = {}
         self.shards: list[Mailbox[Any]] = []
         self.gateways: dict[str, Mailbox[Any]] = {}
@@ -46,6 +50,8 @@ class Directory:
         self.shard_trouble: list[str | None] = [STARTING] * shards
         # How often each has crashed: who sent it something can tell that it may have been lost.
         self.shard_crashes = [0] * shards
+        # Who gave way in the middle of what was taken: more for the ledger is about to come.
+        self.gave_way: set[str] = set()
         self.ledger_trouble: str | None = STARTING
         self.is_standing_by: Callable[[], bool] = lambda: False
         self.fenced: Fenced | None = None

@@ -18,10 +18,12 @@ from __future__ import annotations
 from collections import deque
 
 import anyio
+import anyio.lowlevel
 import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 
 from engine.actors.directory import Directory
+from engine.actors.settings import ActorSettings
 from engine.domain.breaker import OUTCOME_IS_OK, counts_as_failure
 from engine.domain.news import (
     NEWS_KIND,
@@ -65,8 +67,10 @@ class GatewayActor:
         breaker: Breaker,
         clock: Clock,
         telemetry: Telemetry,
+        settings: ActorSettings,
     ) -> None:
         self._mailbox = mailbox
+        self._turn = settings.turn_steps
         self._directory = directory
         self._gateway = gateway
         self._breaker = breaker
@@ -108,6 +112,8 @@ class GatewayActor:
         self._in_flight = 0
         self._resting = False
         self._waiting.clear()
+        gave_way = self._directory.gave_way
+        gave_way.discard(self._traits.name)
         async with anyio.create_task_group() as tasks:
             self._tasks: TaskGroup = tasks
             if self._breaker.state == "open":
@@ -118,8 +124,15 @@ class GatewayActor:
             task_status.started()
             while True:
                 messages = await reader.receive_all()
-                self._send(messages)
-                reader.acknowledge()
+                for start in range(0, len(messages), self._turn):
+                    if start:
+                        gave_way.add(self._traits.name)
+                        await anyio.lowlevel.checkpoint()
+                    turn = messages[start : start + self._turn]
+                    self._send(turn)
+                    for _ in turn:
+                        reader.acknowledge_one()
+                gave_way.discard(self._traits.name)
 
     def _send(self, messages: list[Perform]) -> None:
         if self._state != "closed" or self._waiting or self._is_late(messages[0]):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskStatus
 
 from engine.actors.directory import Directory
@@ -29,8 +30,9 @@ from engine.ports import (
     LedgerWriter,
     Telemetry,
 )
-from engine.supervisor.mailbox import Mailbox
+from engine.supervisor.mailbox import Mailbox, MailboxReader
 
+GATHER_TURNS_MAX = 32
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 2.0
 REFERENCE_TAKEN = "reference_taken"
@@ -49,9 +51,13 @@ class LedgerWriterActor:
         telemetry: Telemetry,
         *,
         entries_max: int,
+        gather_entries: int,
         told_max: int,
     ) -> None:
-        """`entries_max`: of a commit; `told_max`: of a message that says what was committed."""
+        """`entries_max`: of a commit; `told_max`: of a message that says what was committed.
+
+        `gather_entries`: what is waited for while shards are about to hand over more.
+        """
         self._mailbox = mailbox
         self._directory = directory
         self._ledger = ledger
@@ -59,6 +65,7 @@ class LedgerWriterActor:
         self._ids = ids
         self._telemetry = telemetry
         self._entries_max = entries_max
+        self._gather_entries = gather_entries
         self._told_max = told_max
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -67,10 +74,19 @@ class LedgerWriterActor:
         self._directory.ledger_trouble = None
         task_status.started()
         while True:
-            messages = await reader.receive_all()
+            await reader.wait()
+            await self._gather(reader)
+            messages = reader.take_all()
             for start in range(0, len(messages), self._entries_max):
                 await self._settle(messages[start : start + self._entries_max])
             reader.acknowledge()
+
+    async def _gather(self, reader: MailboxReader[ToWriter]) -> None:
+        """Let those go on that gave way to others, for as long as there is little to commit."""
+        for _ in range(GATHER_TURNS_MAX):
+            if not self._directory.gave_way or reader.waiting() >= self._gather_entries:
+                return
+            await anyio.lowlevel.checkpoint()
 
     async def _settle(self, messages: list[ToWriter]) -> None:
         """Commit a group, in order; barriers are answered when all before them is settled."""

@@ -16,6 +16,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskStatus
 
+from engine.actors.admission import Admission
 from engine.actors.answers import IS_STOPPING, OVERLOADED, Answers
 from engine.actors.directory import LEDGER_DOWN, Directory
 from engine.actors.settings import ActorSettings
@@ -49,6 +50,8 @@ class RouterStatistics(msgspec.Struct, frozen=True):
     keys_in_flight: int
     keys_remembered: int
     refused: int
+    queue: int
+    queue_max: int
     batches: int = 0
     batch_items: int = 0
 
@@ -74,7 +77,7 @@ class Router:
         self._ids = ids
         self._settings = settings
         self._answers = Answers(ledger, gateways, clock, ids, settings)
-        self._credits = settings.credits
+        self._admission = Admission(settings)
         # Both in order of deadline, since every wait is equally long; by request.
         self._waiters: dict[str, Waiter] = {}
         self._lingering: dict[str, Waiter] = {}
@@ -118,11 +121,13 @@ class Router:
             # Its reply was lost with an incarnation of its shard: the credit comes back.
             del self._lingering[waiter.request_id]
             self._forget(waiter)
+        self._admission.look(now)
         self._pace()
 
     def _forget(self, waiter: Waiter) -> None:
         """Nothing more is expected for it; it has left both queues."""
-        self._credits += 1
+        self._admission.credits += 1
+        waiter.begin()
         if waiter.gathering is not None:
             self._batch_items -= 1
             self._batch_answered += 1
@@ -145,18 +150,26 @@ class Router:
         """The router at this moment."""
         return RouterStatistics(
             self._settings.credits,
-            self._credits,
+            self._admission.credits,
             len(self._waiters) + len(self._lingering),
             len(self._in_flight),
             len(self._answered),
             self._answers.refused,
+            sum(queue.length for queue in self._admission.queues),
+            sum(queue.limit for queue in self._admission.queues),
             len(self._gatherings),
             self._batch_items,
         )
 
     def is_full(self) -> bool:
         """Whether nothing more can be admitted at the moment."""
-        return self._credits <= 0
+        return self._admission.is_full()
+
+    def began(self, request_id: str) -> None:
+        """A request's intent is durable: what it waits for now is its gateway."""
+        waiter = self._waiters.get(request_id) or self._lingering.get(request_id)
+        if waiter is not None:
+            waiter.begin()
 
     # --- the way out ------------------------------------------------------------------------
 
@@ -208,6 +221,9 @@ class Router:
         refusal = self._directory.no_shard(payment_id)
         if refusal is not None:
             return refusal
+        shard = self._directory.shard_index(payment_id)
+        if not self._admission.has_room(shard):
+            return OVERLOADED
         claim = None
         now_ms = self._clock.now_ms()
         if ref is not None:
@@ -215,19 +231,13 @@ class Router:
                 ref, ask.fingerprint, now_ms, payment_id, 0 if ask.payment_id is not None else 1
             )
         request = Request(ask.request_id, payment_id, ask.command, claim, ask.path, now_ms)
-        waiter = Waiter(
-            ask.request_id,
-            payment_id,
-            ref,
-            ask.fingerprint,
-            self._now + self._wait_s,
-            done,
-        )
+        deadline = self._now + self._wait_s
+        waiter = Waiter(ask.request_id, payment_id, ref, ask.fingerprint, deadline, done)
         try:
-            self._directory.shard_of(payment_id).put_nowait(request)
+            self._directory.shards[shard].put_nowait(request)
         except (MailboxFull, MailboxRevoked):
             return OVERLOADED
-        self._credits -= 1
+        waiter.queue = self._admission.enter(shard)
         self._waiters[ask.request_id] = waiter
         if ref is not None:
             self._in_flight[ref] = waiter
@@ -236,7 +246,7 @@ class Router:
     def _trouble(self, ask: Ask) -> Refusal | None:
         if self._is_closed:
             return IS_STOPPING
-        if self._credits <= 0:
+        if self.is_full():
             return OVERLOADED
         no_ledger = self._directory.no_ledger()
         if no_ledger is None and isinstance(ask.command, Open):
@@ -244,12 +254,13 @@ class Router:
         return no_ledger
 
     def _new_payment_id(self, command: object) -> str:
-        """A new payment goes to a shard that is in service, unless its subscription decides."""
+        """A new payment goes to a shard that can take it, unless its subscription decides."""
         assert isinstance(command, Open), command
         payment_id = self._ids.payment(command.subscription)
         if command.subscription is None:
             for _ in range(16):
-                if self._directory.shard_trouble[self._directory.shard_index(payment_id)] is None:
+                shard = self._directory.shard_index(payment_id)
+                if self._directory.shard_trouble[shard] is None and self._admission.has_room(shard):
                     break
                 payment_id = self._ids.payment(None)
         return payment_id
@@ -302,7 +313,7 @@ class Router:
         gatherings = self._gatherings
         most = min(most, self._settings.batch_credits)
         empty = 0
-        while empty < len(gatherings) and self._batch_items < most and self._credits > 0:
+        while empty < len(gatherings) and self._batch_items < most and not self.is_full():
             gathering = gatherings[0]
             gatherings.rotate(-1)
             if not gathering.ready:
@@ -375,7 +386,7 @@ class Router:
             self._directory.mailboxes["webhooks"].put_nowait(WebhookReceived(request_id, row))
         except (MailboxFull, MailboxRevoked):
             return refuse(OVERLOADED)
-        self._credits -= 1
+        self._admission.credits -= 1
         self._waiters[request_id] = waiter
         await done.wait()
         # Without a reply it is not known to be durable, so the gateway must send it again.

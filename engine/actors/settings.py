@@ -15,22 +15,30 @@ class ActorSettings(msgspec.Struct, frozen=True):
     """How much is admitted, how long is waited. Times in milliseconds.
 
     `credits` bounds the requests under way. Whatever was admitted is never refused again on its
-    way, so every mailbox has reserved room for what `credits` can cause (`reserved`).
+    way, so every mailbox has reserved room for what `credits` can cause (`reserved`). Of these, no
+    more wait for the engine itself than it begins in `queue_ms`, or `queue_least`, once they have
+    queued up for a second (`admission.py`).
 
     Items of batches run `batch_window` at a time while they are answered promptly, so that a
     request between them does not wait for a whole batch. Where answers are slow, more are let in,
     as far as `batch_credits`.
 
-    A shard lets others run after `turn_messages`: what it has handed to the ledger writer by then
-    is committed while it goes on, and nobody's refusal waits for a thousand answers.
+    A shard, and a gateway's actor, let others run after `turn_steps`, so that nobody's refusal
+    waits for a thousand answers. A commit holds at most `batch_entries_max` for the same reason.
+    While shards are in the middle of what they took, the ledger writer waits for `gather_entries`:
+    small commits are many commits; but it does not wait for more, or engine and database would
+    take turns.
     """
 
     shards: int = 4
     credits: int = 2_000
+    queue_least: int = 128
+    queue_ms: int = 250
     shard_capacity: int = 4_000
     wait_ms: int = 10_000
-    batch_entries_max: int = 4_000
-    turn_messages: int = 128
+    batch_entries_max: int = 512
+    gather_entries: int = 128
+    turn_steps: int = 64
     gateway_reply_max_ms: int = 20_000
     timer_poll_ms: int = 5_000
     timer_horizon_ms: int = 60_000
@@ -44,8 +52,8 @@ class ActorSettings(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Raises ValueError where a queue could not hold what is admitted."""
-        if min(self.shards, self.credits, self.batch_window, self.turn_messages) < 1:
-            raise ValueError("shards, credits, batch_window and turn_messages must be at least 1")
+        if min(self.shards, self.credits, self.batch_window, self.turn_steps) < 1:
+            raise ValueError("shards, credits, batch_window and turn_steps must be at least 1")
         if self.shard_capacity < self.credits:
             raise ValueError(
                 f"shard_capacity ({self.shard_capacity}) must be at least credits "

@@ -157,6 +157,8 @@ class ShardActor:
         self._token = 0
         self._now_ms = 0
         self._since_ms = 0
+        self._steps_left = 0
+        self._directory.gave_way.discard(self._name)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Rebuild from the ledger, then handle messages until cancelled."""
@@ -171,19 +173,26 @@ class ShardActor:
         reader = self._mailbox.attach()
         task_status.started()
         handlers = self._handlers
-        turn = self._settings.turn_messages
+        gave_way = self._directory.gave_way
         while (left := self._line.left()) is not None:
             self._line.turn(left, handlers[type(left)])
         while True:
             messages = await reader.receive_all()
-            for start in range(0, len(messages), turn):
-                if start:
+            self._begin_turn()
+            for message in messages:
+                if self._steps_left <= 0:
+                    gave_way.add(self._name)
                     await anyio.lowlevel.checkpoint()
-                # One reading of the clock for all of a turn: they happen now.
-                self._now_ms = self._clock.now_ms()
-                for message in messages[start : start + turn]:
-                    handlers[type(message)](message)
-                    reader.acknowledge_one()
+                    self._begin_turn()
+                self._steps_left -= 1
+                handlers[type(message)](message)
+                reader.acknowledge_one()
+            gave_way.discard(self._name)
+
+    def _begin_turn(self) -> None:
+        """One reading of the clock for all of a turn: its steps happen now."""
+        self._now_ms = self._clock.now_ms()
+        self._steps_left = self._settings.turn_steps
 
     async def _flush(self) -> None:
         """Wait until whatever an earlier life sent to the writer has been settled."""
@@ -384,6 +393,7 @@ class ShardActor:
     def _on_committed(self, message: Committed) -> None:
         if message.incarnation != self._incarnation:
             return
+        self._steps_left -= len(message.tokens) - 1
         for token in message.tokens:
             writing = self._writing.pop(token)
             if writing.step is None:
@@ -412,6 +422,7 @@ class ShardActor:
         if request is not None:
             op = step.payment.operations[-1] if step.before is not None else payment.origin
             self._waiting.setdefault((payment_id, op.n), []).append(request.request_id)
+            self._directory.began(request.request_id)
         for n, call in step.calls:
             failpoint("after_intent")
             self._asked[payment_id, n] = self._now_ms

@@ -84,7 +84,7 @@ class ActorSystem:
         self._telemetry = telemetry
         self._random = random
         self._reader = ledger_reader
-        self.directory = Directory(settings.shards, self._reply)
+        self.directory = Directory(settings.shards, self._reply, self._began)
         adapters = {name: gateway for name, (gateway, _) in gateways.items()}
         self.router = Router(
             self.directory, ledger_reader, adapters, clock, ids, settings, new_event
@@ -101,7 +101,8 @@ class ActorSystem:
             ids,
             telemetry,
             entries_max=settings.batch_entries_max,
-            told_max=settings.turn_messages,
+            gather_entries=settings.gather_entries,
+            told_max=settings.turn_steps,
         )
         self._child("ledger-writer", writer.run, shutdown_s=30.0)
         reader = LedgerReaderActor(
@@ -113,7 +114,7 @@ class ActorSystem:
             actor_name = f"gateway-{name}"
             self.directory.gateways[name] = mailbox = self._mailbox(actor_name)
             gateway_actor = GatewayActor(
-                mailbox, self.directory, gateway, breaker, clock, telemetry
+                mailbox, self.directory, gateway, breaker, clock, telemetry, settings
             )
             self._statistics[actor_name] = gateway_actor.statistics
             self._child(actor_name, gateway_actor.run)
@@ -223,6 +224,9 @@ class ActorSystem:
 
     def _reply(self, reply: Reply) -> None:
         self.router.resolve(reply)
+
+    def _began(self, request_id: str) -> None:
+        self.router.began(request_id)
 
     # --- running ----------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from engine.actors.admission import Queue
 from engine.domain.entry import Answer, KeyRef
 from engine.domain.refusals import Refusal
 from engine.ports import Ask, Event
@@ -28,6 +29,7 @@ class Waiter:
         "is_woken",
         "key_taken",
         "payment_id",
+        "queue",
         "ref",
         "request_id",
     )
@@ -50,11 +52,19 @@ class Waiter:
         """Of the single request that waits; an item of a batch has none unless one joins it."""
         self.answer: Answer | None = None
         self.key_taken = False
+        self.queue: Queue | None = None
+        """Where it stands until it has begun."""
         self.is_woken = False
         self.gathering: Gathering | None = None
         """The batch whose item this is; it waits for it like any other that joined."""
         self.gatherings: tuple[tuple[Gathering, int], ...] = ()
         """The batches that wait for it, with the item's place in each."""
+
+    def begin(self) -> None:
+        """Its intent is durable, or there will be none."""
+        if self.queue is not None:
+            self.queue.leave()
+            self.queue = None
 
     def wake(self) -> None:
         """Tell everybody who waits that there is a reply, or that the wait is over."""

@@ -219,6 +219,8 @@ class EngineCollector(Collector):
         in_flight = _gauge("gateway_calls_in_flight", "Calls not answered yet.", ["gateway"])
         payments = _gauge("open_payments", "Payments held in memory.", ["shard"])
         credit = _gauge("admission_credits_free", "Requests that could still be admitted.", [])
+        queue = _gauge("admission_queue", "Requests whose intent is not durable yet.", [])
+        queue_max = _gauge("admission_queue_max", "How many of those there may be now.", [])
         refused = _counter("admission_refused", "Requests refused before any work.", [])
         connections = _gauge("http_connections", "Open connections of clients.", [])
         unseen = _counter("http_refused", "Requests refused before any handler.", ["code"])
@@ -237,13 +239,15 @@ class EngineCollector(Collector):
                 payments.add_metric([found.name], found.open_payments)
             elif isinstance(found, RouterStatistics):
                 credit.add_metric([], found.credits_free)
+                queue.add_metric([], found.queue)
+                queue_max.add_metric([], found.queue_max)
                 refused.add_metric([], found.refused)
             elif isinstance(found, HttpStatistics):
                 connections.add_metric([], found.connections)
                 for code, count in found.refusals.items():
                     unseen.add_metric([code], count)
         yield from (depth, high, capacity, dead, breakers, in_flight, payments, credit, refused)
-        yield from (connections, unseen)
+        yield from (queue, queue_max, connections, unseen)
 
 
 def _counter(name: str, text: str, labels: list[str]) -> CounterMetricFamily:

@@ -222,7 +222,8 @@ def _healthy(world: World) -> Iterator[Violation]:
     for reason in life.not_ready_because():
         yield Violation("I11 healthy", f"not ready: {reason}")
     router = life.system.router.statistics()
-    if router.credits_free != router.credits or router.keys_in_flight or router.waiting:
+    is_busy = router.keys_in_flight or router.waiting or router.queue
+    if router.credits_free != router.credits or is_busy:
         yield Violation("I11 healthy", f"the router is not idle: {router}")
     for name, statistics in life.system.statistics().items():
         if name.startswith("mailbox:") and statistics.depth:

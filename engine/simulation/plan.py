@@ -70,13 +70,14 @@ class Tuning(msgspec.Struct, frozen=True):
     credits: int
     wait_ms: int
     batch_entries_max: int
-    turn_messages: int
+    turn_steps: int
     gateway_reply_max_ms: int
     timer_poll_ms: int
     inbox_retry_ms: int
     answered_keys_max: int
     park_retry_s: float
     breaker_failures: int
+    queue_least: int
 
 
 class GatewayPlan(msgspec.Struct, frozen=True):
@@ -187,13 +188,14 @@ def _tuning(random: Random) -> Tuning:
         credits=random.choice((2, 4)) if is_tight and random.random() < 0.3 else 50,
         wait_ms=random.choice((1, 200, 1_000)) if is_tight else 10_000,
         batch_entries_max=random.choice((1, 2)) if is_tight else random.choice((5, 4_000)),
-        turn_messages=1 if is_tight else 128,
         gateway_reply_max_ms=20_000,
         timer_poll_ms=random.choice((100, 500, 5_000)),
         inbox_retry_ms=random.choice((500, 5_000)),
         answered_keys_max=random.choice((1, 20_000)),
         park_retry_s=random.choice((1.0, 30.0)),
         breaker_failures=random.choice((1, 3, 3, 1_000)),
+        turn_steps=random.choice((1, 1, 2)) if is_tight else random.choice((4, 64)),
+        queue_least=random.choice((1, 128, 128)) if is_tight else 128,
     )
 
 

@@ -65,6 +65,14 @@ class MailboxReader(Generic[T]):
         cancelled wait takes nothing. Raises MailboxRevoked when this incarnation has lost its
         mailbox.
         """
+        await self.wait()
+        return self.take_all()
+
+    async def wait(self) -> None:
+        """Wait until there is a message, and take none. Always a checkpoint.
+
+        The last batch must have been acknowledged.
+        """
         assert self._cursor >= len(self._batch), "acknowledge a batch before receiving the next"
         if self._batch:
             self.acknowledge()
@@ -73,6 +81,14 @@ class MailboxReader(Generic[T]):
         while not self._revoked and not mailbox._waiting and not mailbox._suspects:
             mailbox._bell = bell = anyio.Event()
             await bell.wait()
+
+    def waiting(self) -> int:
+        """How many messages there are to take."""
+        return len(self._mailbox._waiting)
+
+    def take_all(self) -> list[T]:
+        """As `receive_all`, of what there is at the moment."""
+        mailbox = self._mailbox
         if self._revoked:
             raise MailboxRevoked("another incarnation owns this mailbox now")
         if mailbox._suspects:

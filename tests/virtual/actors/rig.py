@@ -322,6 +322,7 @@ class World:
                 ):
                     await trio.sleep(1)
             assert router.statistics().keys_in_flight == 0
+            assert router.statistics().queue == 0
         self._accounts_are_the_fold_of_the_transfers()
         for payment in self.payments():
             self._gateway_agrees(payment)

@@ -1,27 +1,86 @@
-"""A shard does so much at a time: what it has handed over is committed while it goes on."""
+"""So much at a time: others run in between, and commits are none the smaller for it."""
 
 import pytest
+import trio
 
 from engine.domain.commands import Open
 from tests.virtual.actors.rig import a_world
 
 OPEN = Open("m_a", False, False, 1_000, "USD", "pm_card_visa", "simulator")
+COUNT = 20
 
 
-async def commits(path, clock, turn_messages):
+async def commits(path, clock, **settings):
     """How many payments each commit held while one shard took twenty of them at once."""
     async with a_world(path, clock) as world:
-        world.settings |= {"shards": 1, "turn_messages": turn_messages}
+        world.settings |= {"shards": 1, **settings}
         await world.start()
-        answers = await world.ask_many([world.asking(OPEN) for _ in range(20)])
+        answers = await world.ask_many([world.asking(OPEN) for _ in range(COUNT)])
         assert {answer.status for answer, _ in answers} == {201}
         sizes = [sum(e.payment is not None for e in b.entries) for b in world.ledger.batches]
         return [size for size in sizes if size]
 
 
 @pytest.mark.trio
-async def test_the_first_turn_is_committed_while_the_rest_is_handled(autojump_clock, tmp_path):
-    assert await commits(tmp_path, autojump_clock, 100) == [20, 20]
-    several = await commits(tmp_path / "again", autojump_clock, 5)
-    assert sum(several) == 40
-    assert several[0] < 20
+async def test_what_is_enough_is_committed_while_the_rest_is_handled(autojump_clock, tmp_path):
+    several = await commits(tmp_path, autojump_clock, turn_steps=3, gather_entries=6)
+    assert sum(several) == 2 * COUNT
+    assert 6 <= several[0] <= 9
+
+
+@pytest.mark.trio
+async def test_a_commit_waits_for_what_is_about_to_come(autojump_clock, tmp_path):
+    # Twenty intents take the shard seven turns.
+    sizes = await commits(tmp_path, autojump_clock, turn_steps=3)
+    assert sum(sizes) == 2 * COUNT
+    assert sizes[0] == COUNT
+
+
+@pytest.mark.trio
+async def test_a_commit_does_not_wait_for_a_shard_that_never_comes_to_an_end(
+    autojump_clock, tmp_path
+):
+    async with a_world(tmp_path, autojump_clock) as world:
+        await world.start()
+        world.system.directory.gave_way.add("shard-0")  # As if it gave way again and again.
+        assert (await world.open())[0].status == 201
+
+
+@pytest.mark.trio
+async def test_nobody_does_more_at_a_time_than_a_turn(autojump_clock, tmp_path):
+    turn, count = 4, 40
+    most = {"calls": 0, "replies": 0, "entries": 0}
+    async with a_world(tmp_path, autojump_clock) as world:
+        world.settings |= {"shards": 1, "turn_steps": turn}
+        await world.start()
+        directory = world.system.directory
+        replied: list[str] = []
+        reply, writer = directory.reply, directory.mailboxes["ledger-writer"]
+
+        def note(told):
+            replied.append(told.request_id)
+            reply(told)
+
+        directory.reply = note
+
+        async def watch():
+            """Trio runs every task that can run once, and then this one again."""
+            before = dict.fromkeys(most, 0)
+            while True:
+                await trio.lowlevel.checkpoint()
+                now = {
+                    "calls": len(world.gateway.asked),
+                    "replies": len(replied),
+                    "entries": writer.statistics().received,
+                }
+                for name, number in now.items():
+                    most[name] = max(most[name], number - before[name])
+                before = now
+
+        world.nursery.start_soon(watch)
+        await world.ask_many([world.asking(OPEN) for _ in range(count)])
+        assert len(replied) == count
+    assert min(most.values()) > 0
+    # What was committed comes in parts that are not taken apart, and between two looks there may
+    # be two turns.
+    assert max(most.values()) <= 2 * (2 * turn - 1), most

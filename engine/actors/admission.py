@@ -1,0 +1,117 @@
+"""Who is let in: a credit for whatever is under way, and a place in the queue of a shard.
+
+A request has begun when its intent is durable. From then on it may wait for its gateway, which
+takes memory and nothing else; credits bound that. Until then it stands in its shard's queue, and a
+queue that never goes down only makes everybody wait. A burst is not one: it is let in and worked
+off. CoDel (RFC 8289) tells the two apart by the least there was in a while, and Little's law says
+how long a queue may be: as many as are begun in `queue_s`.
+
+Every shard has a queue of its own, so that one that is stuck keeps nobody else out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from engine.actors.settings import ActorSettings
+
+WINDOW_S: Final = 1.0
+
+
+class Queue:
+    """The requests of one shard that have not begun."""
+
+    __slots__ = ("_begun", "_least", "_low", "_low_s", "_most", "_queue_s", "_seen", "_was_full",
+                 "length", "limit")  # fmt: skip
+
+    def __init__(self, *, most: int, least: int, queue_s: float) -> None:
+        """`limit` is from `least` to `most`; below half of `least` there is no queue at all."""
+        self._most = most
+        self._least = least
+        self._queue_s = queue_s
+        self.limit = most
+        """How many may wait at the moment."""
+        self.length = 0
+        """How many do."""
+        self._begun = 0
+        self._low = 0
+        self._was_full = False
+        self._low_s = 0.0
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def enter(self) -> None:
+        """A request was let in."""
+        self.length += 1
+        if self.length >= self.limit:
+            self._was_full = True
+
+    def leave(self) -> None:
+        """A request has begun, or ended before that."""
+        self._begun += 1
+        self.length -= 1
+        if self.length < self._low:
+            self._low = self.length
+
+    def look(self, now: float) -> None:
+        """Set the limit by what has happened; called several times a second, in seconds."""
+        seen = self._seen
+        # What leaves, leaves by the commit. So a short queue may be empty for a moment although
+        # people are turned away: then it stands all the same.
+        keeps_out = self.limit < self._most and self._was_full
+        if 2 * self._low < self._least and not keeps_out:
+            self._low_s = now
+        self._low = self.length
+        self._was_full = self.length >= self.limit
+        seen.append((now, self._begun))
+        while now - seen[0][0] > WINDOW_S and len(seen) > 2:
+            seen.popleft()
+        self.limit = self._most
+        then, begun = seen[0]
+        if then < now and now - self._low_s >= WINDOW_S:
+            per_s = (self._begun - begun) / (now - then)
+            self.limit = min(self._most, max(self._least, round(per_s * self._queue_s)))
+
+
+class Admission:
+    """The credits, and the queues by number of shard. Plain state; the router moves it."""
+
+    __slots__ = ("credits", "queues")
+
+    def __init__(self, settings: ActorSettings) -> None:
+        self.credits = settings.credits
+        """Those that are free."""
+        self.queues = [
+            Queue(
+                most=settings.credits,
+                least=settings.queue_least,
+                queue_s=settings.queue_ms / 1000,
+            )
+            for _ in range(settings.shards)
+        ]
+
+    def is_full(self) -> bool:
+        """Whether nobody can be let in, whatever the shard."""
+        if self.credits <= 0:
+            return True
+        for queue in self.queues:  # noqa: SIM110 - a generator costs more, at every request
+            if queue.length < queue.limit:
+                return False
+        return True
+
+    def has_room(self, shard: int) -> bool:
+        """Whether another one may wait for this shard."""
+        queue = self.queues[shard]
+        return queue.length < queue.limit
+
+    def enter(self, shard: int) -> Queue:
+        """Take a credit and a place; returns the queue, which is to be left."""
+        self.credits -= 1
+        queue = self.queues[shard]
+        queue.enter()
+        return queue
+
+    def look(self, now: float) -> None:
+        """Set the limits of all queues."""
+        for queue in self.queues:
+            queue.look(now)
