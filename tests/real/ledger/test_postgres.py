@@ -428,7 +428,7 @@ async def test_a_first_try_that_is_applied_while_the_journals_end_is_read_is_ado
         async def fetchrow(self, query: str, *arguments: Any, **how: Any) -> Any:
             found = await self._connection.fetchrow(query, *arguments, **how)
             if asked and query == writer.QUERIES["head"]:
-                other = await connect(bench.dsn, writer.WRITER, writable=True)
+                other = await connect(bench.dsn, writer.WRITER, wanted="read-write")
                 await writer._take_packed(other)
                 append = await other.prepare(writer.QUERIES["append_batch"])
                 assert await append.fetchval(*asked) is True
