@@ -125,7 +125,7 @@ class Bench:
     async def callers(self, name: str) -> None:
         """32 callers through the actor that makes the group commits."""
         mailbox: Mailbox[ToWriter] = Mailbox(capacity=1_000, reserved_capacity=1_000)
-        directory = Directory(1, lambda _: None, lambda _: None)
+        directory = Directory(1, *[lambda _: None] * 3)
         callers: Any = Callers(mailbox)
         directory.add("callers", callers)
         clock = SystemClock()

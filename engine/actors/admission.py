@@ -16,14 +16,18 @@ from typing import Final
 
 from engine.actors.settings import ActorSettings
 
+LOOKS: Final = 10
+"""For so many looks in a row a queue must have stood: a second of them."""
 WINDOW_S: Final = 1.0
+COMMITS: Final = 3
+"""A queue is never shorter than what so many commits take: who waits for one, waits for two."""
 
 
 class Queue:
     """The requests of one shard that have not begun."""
 
-    __slots__ = ("_begun", "_least", "_low", "_low_s", "_most", "_queue_s", "_seen", "_was_full",
-                 "length", "limit")  # fmt: skip
+    __slots__ = ("_least", "_left", "_lowest", "_most", "_queue_s", "_seen", "_standing",
+                 "_was_full", "length", "limit")  # fmt: skip
 
     def __init__(self, *, most: int, least: int, queue_s: float) -> None:
         """`limit` is from `least` to `most`; below half of `least` there is no queue at all."""
@@ -34,11 +38,16 @@ class Queue:
         """How many may wait at the moment."""
         self.length = 0
         """How many do."""
-        self._begun = 0
-        self._low = 0
+        self._left = 0
+        self._lowest = 0
         self._was_full = False
-        self._low_s = 0.0
+        self._standing = 0
         self._seen: deque[tuple[float, int]] = deque()
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it stands, so that not everybody is let in for whom there is a credit."""
+        return self.limit < self._most
 
     def enter(self) -> None:
         """A request was let in."""
@@ -48,29 +57,31 @@ class Queue:
 
     def leave(self) -> None:
         """A request has begun, or ended before that."""
-        self._begun += 1
+        self._left += 1
         self.length -= 1
-        if self.length < self._low:
-            self._low = self.length
+        if self.length < self._lowest:
+            self._lowest = self.length
 
-    def look(self, now: float) -> None:
-        """Set the limit by what has happened; called several times a second, in seconds."""
-        seen = self._seen
+    def look(self, now: float, commit_s: float) -> None:
+        """Set the limit by what has happened; called ten times a second. Both are seconds."""
         # What leaves, leaves by the commit. So a short queue may be empty for a moment although
         # people are turned away: then it stands all the same.
-        keeps_out = self.limit < self._most and self._was_full
-        if 2 * self._low < self._least and not keeps_out:
-            self._low_s = now
-        self._low = self.length
+        keeps_out = self.is_limited and self._was_full
+        stands = keeps_out or 2 * self._lowest >= self._least
+        # Counted in looks: of a pause in which nobody looked, nothing is known.
+        self._standing = self._standing + 1 if stands else 0
+        self._lowest = self.length
         self._was_full = self.length >= self.limit
-        seen.append((now, self._begun))
+        seen = self._seen
+        seen.append((now, self._left))
         while now - seen[0][0] > WINDOW_S and len(seen) > 2:
             seen.popleft()
         self.limit = self._most
-        then, begun = seen[0]
-        if then < now and now - self._low_s >= WINDOW_S:
-            per_s = (self._begun - begun) / (now - then)
-            self.limit = min(self._most, max(self._least, round(per_s * self._queue_s)))
+        then, left = seen[0]
+        if self._standing >= LOOKS and then < now:
+            per_s = (self._left - left) / (now - then)
+            so_many = round(per_s * max(self._queue_s, COMMITS * commit_s))
+            self.limit = min(self._most, max(self._least, so_many))
 
 
 class Admission:
@@ -111,7 +122,7 @@ class Admission:
         queue.enter()
         return queue
 
-    def look(self, now: float) -> None:
+    def look(self, now: float, commit_s: float) -> None:
         """Set the limits of all queues."""
         for queue in self.queues:
-            queue.look(now)
+            queue.look(now, commit_s)

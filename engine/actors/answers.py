@@ -1,7 +1,7 @@
 """What a request is told, and every item of a batch: the reply, or what the ledger holds instead.
 
 Without a reply there may be an answer under the request's key, a payment that goes on, or nothing
-any more. Nothing here changes anything.
+any more. Nothing is done here but reading.
 """
 
 from __future__ import annotations

@@ -38,11 +38,18 @@ class Directory:
     """Addresses by name, and the doors: what is out of service at the moment and why."""
 
     def __init__(
-        self, shards: int, reply: Callable[[Reply], None], began: Callable[[str], None]
+        self,
+        shards: int,
+        reply: Callable[[Reply], None],
+        began: Callable[[str], None],
+        begins_anew: Callable[[int], None],
     ) -> None:
-        """`reply` takes answers, `began` the ids of requests whose intent is durable."""
+        """`reply` takes answers, `began` the ids of requests whose intent is durable, and
+        `begins_anew` the numbers of shards that know nothing of requests any more.
+        """
         self.reply = reply
         self.began = began
+        self.begins_anew = begins_anew
         self.mailboxes: dict[str, Mailbox[Any]] = {}
         self.shards: list[Mailbox[Any]] = []
         self.gateways: dict[str, Mailbox[Any]] = {}
@@ -52,6 +59,8 @@ class Directory:
         self.shard_crashes = [0] * shards
         # Who gave way in the middle of what was taken: more for the ledger is about to come.
         self.gave_way: set[str] = set()
+        self.commit_s = 0.0
+        """What a group commit takes at the moment, in seconds."""
         self.ledger_trouble: str | None = STARTING
         self.is_standing_by: Callable[[], bool] = lambda: False
         self.fenced: Fenced | None = None

@@ -112,8 +112,7 @@ class GatewayActor:
         self._in_flight = 0
         self._resting = False
         self._waiting.clear()
-        gave_way = self._directory.gave_way
-        gave_way.discard(self._traits.name)
+        gave_way, name = self._directory.gave_way, f"gateway-{self._traits.name}"
         async with anyio.create_task_group() as tasks:
             self._tasks: TaskGroup = tasks
             if self._breaker.state == "open":
@@ -122,17 +121,20 @@ class GatewayActor:
                 self._breaker.half_open()  # A trial that was out is lost: let another one through.
             reader = self._mailbox.attach()
             task_status.started()
-            while True:
-                messages = await reader.receive_all()
-                for start in range(0, len(messages), self._turn):
-                    if start:
-                        gave_way.add(self._traits.name)
-                        await anyio.lowlevel.checkpoint()
-                    turn = messages[start : start + self._turn]
-                    self._send(turn)
-                    for _ in turn:
-                        reader.acknowledge_one()
-                gave_way.discard(self._traits.name)
+            try:
+                while True:
+                    messages = await reader.receive_all()
+                    for start in range(0, len(messages), self._turn):
+                        if start:
+                            gave_way.add(name)
+                            await anyio.lowlevel.checkpoint()
+                        turn = messages[start : start + self._turn]
+                        self._send(turn)
+                        for _ in turn:
+                            reader.acknowledge_one()
+                    gave_way.discard(name)
+            finally:
+                gave_way.discard(name)
 
     def _send(self, messages: list[Perform]) -> None:
         if self._state != "closed" or self._waiting or self._is_late(messages[0]):

@@ -32,6 +32,7 @@ from engine.ports import (
 )
 from engine.supervisor.mailbox import Mailbox, MailboxReader
 
+COMMITS_AVERAGED = 8
 GATHER_TURNS_MAX = 32
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 2.0
@@ -78,8 +79,11 @@ class LedgerWriterActor:
             await self._gather(reader)
             messages = reader.take_all()
             for start in range(0, len(messages), self._entries_max):
-                await self._settle(messages[start : start + self._entries_max])
-            reader.acknowledge()
+                group = messages[start : start + self._entries_max]
+                await self._settle(group)
+                # At once: were the next group to crash, this one would be committed again.
+                for _ in group:
+                    reader.acknowledge_one()
 
     async def _gather(self, reader: MailboxReader[ToWriter]) -> None:
         """Let those go on that gave way to others, for as long as there is little to commit."""
@@ -158,7 +162,9 @@ class LedgerWriterActor:
                 self._directory.was_fenced.set()
                 raise
         self._note_available(receipt.number)
-        self._telemetry.group_commit(len(group), anyio.current_time() - began)
+        took_s = anyio.current_time() - began
+        self._directory.commit_s += (took_s - self._directory.commit_s) / COMMITS_AVERAGED
+        self._telemetry.group_commit(len(group), took_s)
         tokens: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
         for write in group:
             tokens[write.reply_to, write.incarnation].append(write.token)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
 
 import anyio
 import msgspec
@@ -20,7 +19,7 @@ from engine.actors.admission import Admission
 from engine.actors.answers import IS_STOPPING, OVERLOADED, Answers
 from engine.actors.directory import LEDGER_DOWN, Directory
 from engine.actors.settings import ActorSettings
-from engine.actors.waiting import Gathering, Remembered, Waiter, ref_of
+from engine.actors.waiting import Gathering, Remembered, Waiter, overdue, ref_of
 from engine.domain.commands import Open
 from engine.domain.entry import Answer, Claim, InboxRow, KeyRef
 from engine.domain.refusals import Refusal
@@ -39,10 +38,12 @@ from engine.supervisor.errors import MailboxFull, MailboxRevoked
 
 SWEEP_S = 0.1
 CREDIT_LIFE_FACTOR = 6
+_MISSES_MAX = 16
+"""How many items of a batch are tried at a time although their shards have no room."""
 
 
 class RouterStatistics(msgspec.Struct, frozen=True):
-    """The router at this moment."""
+    """The router at this moment. `queue`: of all shards; a limited one has more than it can do."""
 
     credits: int
     credits_free: int
@@ -51,7 +52,7 @@ class RouterStatistics(msgspec.Struct, frozen=True):
     keys_remembered: int
     refused: int
     queue: int
-    queue_max: int
+    limited_shards: int
     batches: int = 0
     batch_items: int = 0
 
@@ -71,7 +72,6 @@ class Router:
     ) -> None:
         self._new_event = new_event
         self._directory = directory
-        self._ledger = ledger
         self._gateways = gateways
         self._clock = clock
         self._ids = ids
@@ -112,16 +112,16 @@ class Router:
             if gathering.deadline <= now:
                 # Before its items are woken, or the next in line would start now.
                 gathering.end()
-        for waiter in _overdue(self._waiters, now):
+        for waiter in overdue(self._waiters, now):
             del self._waiters[waiter.request_id]
             waiter.wake()
             waiter.deadline = now + self._wait_s * CREDIT_LIFE_FACTOR
             self._lingering[waiter.request_id] = waiter
-        for waiter in _overdue(self._lingering, now):
+        for waiter in overdue(self._lingering, now):
             # Its reply was lost with an incarnation of its shard: the credit comes back.
             del self._lingering[waiter.request_id]
             self._forget(waiter)
-        self._admission.look(now)
+        self._admission.look(now, self._directory.commit_s)
         self._pace()
 
     def _forget(self, waiter: Waiter) -> None:
@@ -156,20 +156,26 @@ class Router:
             len(self._answered),
             self._answers.refused,
             sum(queue.length for queue in self._admission.queues),
-            sum(queue.limit for queue in self._admission.queues),
+            sum(queue.is_limited for queue in self._admission.queues),
             len(self._gatherings),
             self._batch_items,
         )
 
     def is_full(self) -> bool:
-        """Whether nothing more can be admitted at the moment."""
-        return self._admission.is_full()
+        """Whether nothing more can be admitted at the moment, and for no other reason."""
+        return self._admission.is_full() and self._directory.ledger_trouble is None
 
     def began(self, request_id: str) -> None:
         """A request's intent is durable: what it waits for now is its gateway."""
-        waiter = self._waiters.get(request_id) or self._lingering.get(request_id)
-        if waiter is not None:
+        if waiter := self._waiters.get(request_id) or self._lingering.get(request_id):
             waiter.begin()
+
+    def begins_anew(self, shard: int) -> None:
+        """A shard has lost what it knew: nobody will say of its requests that they have begun."""
+        queue = self._admission.queues[shard]
+        for waiter in (*self._waiters.values(), *self._lingering.values()):
+            if waiter.queue is queue:
+                waiter.begin()
 
     # --- the way out ------------------------------------------------------------------------
 
@@ -246,12 +252,12 @@ class Router:
     def _trouble(self, ask: Ask) -> Refusal | None:
         if self._is_closed:
             return IS_STOPPING
-        if self.is_full():
+        trouble = self._directory.no_ledger()
+        if trouble is None and self._admission.is_full():
             return OVERLOADED
-        no_ledger = self._directory.no_ledger()
-        if no_ledger is None and isinstance(ask.command, Open):
+        if trouble is None and isinstance(ask.command, Open):
             return self._directory.no_gateway(ask.command.gateway)
-        return no_ledger
+        return trouble
 
     def _new_payment_id(self, command: object) -> str:
         """A new payment goes to a shard that can take it, unless its subscription decides."""
@@ -312,18 +318,19 @@ class Router:
         """Start items, of each batch in turn, until `most` of them are under way."""
         gatherings = self._gatherings
         most = min(most, self._settings.batch_credits)
-        empty = 0
-        while empty < len(gatherings) and self._batch_items < most and not self.is_full():
+        missed: dict[Gathering, int] = {}
+        idle = 0
+        while idle < len(gatherings) and self._batch_items < most and not self.is_full():
             gathering = gatherings[0]
             gatherings.rotate(-1)
-            if not gathering.ready:
-                empty += 1
+            if not gathering.ready or missed.get(gathering) == _MISSES_MAX:
+                idle += 1
                 continue
-            empty = 0
+            idle = 0
             place = gathering.ready.popleft()
             if not self._start(gathering, place):
                 gathering.ready.append(place)
-                return
+                missed[gathering] = missed.get(gathering, 0) + 1
 
     def _start(self, gathering: Gathering, place: int) -> bool:
         """Replay, join, admit or refuse an item. False: its shard has no room at the moment."""
@@ -391,7 +398,3 @@ class Router:
         await done.wait()
         # Without a reply it is not known to be durable, so the gateway must send it again.
         return waiter.answer if waiter.answer is not None else refuse(LEDGER_DOWN)
-
-
-def _overdue(queue: dict[str, Waiter], now: float) -> list[Waiter]:
-    return list(takewhile(lambda waiter: waiter.deadline <= now, queue.values()))

@@ -9,6 +9,10 @@ import msgspec
 from engine.domain.fees import FeeSchedule
 
 NO_FEES = FeeSchedule()
+_AT_LEAST_ONE = (
+    "shards", "credits", "queue_least", "queue_ms", "batch_window", "batch_entries_max",
+    "gather_entries", "turn_steps",
+)  # fmt: skip
 
 
 class ActorSettings(msgspec.Struct, frozen=True):
@@ -52,8 +56,9 @@ class ActorSettings(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Raises ValueError where a queue could not hold what is admitted."""
-        if min(self.shards, self.credits, self.batch_window, self.turn_steps) < 1:
-            raise ValueError("shards, credits, batch_window and turn_steps must be at least 1")
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
         if self.shard_capacity < self.credits:
             raise ValueError(
                 f"shard_capacity ({self.shard_capacity}) must be at least credits "

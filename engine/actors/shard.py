@@ -158,7 +158,6 @@ class ShardActor:
         self._now_ms = 0
         self._since_ms = 0
         self._steps_left = 0
-        self._directory.gave_way.discard(self._name)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Rebuild from the ledger, then handle messages until cancelled."""
@@ -166,6 +165,7 @@ class ShardActor:
         self._forget()
         self._since_ms = self._now_ms = self._clock.now_ms()
         await self._flush()
+        self._directory.begins_anew(self._index)
         failpoint("recovery_started")
         self._writer = self._directory.mailboxes["ledger-writer"]
         await self._ledger.open_payments(self._directory.slots_of(self._index), self._begin_with)
@@ -176,17 +176,20 @@ class ShardActor:
         gave_way = self._directory.gave_way
         while (left := self._line.left()) is not None:
             self._line.turn(left, handlers[type(left)])
-        while True:
-            messages = await reader.receive_all()
-            self._begin_turn()
-            for message in messages:
-                if self._steps_left <= 0:
-                    gave_way.add(self._name)
-                    await anyio.lowlevel.checkpoint()
-                    self._begin_turn()
-                self._steps_left -= 1
-                handlers[type(message)](message)
-                reader.acknowledge_one()
+        try:
+            while True:
+                messages = await reader.receive_all()
+                self._begin_turn()
+                for message in messages:
+                    if self._steps_left <= 0:
+                        gave_way.add(self._name)
+                        await anyio.lowlevel.checkpoint()
+                        self._begin_turn()
+                    self._steps_left -= 1
+                    handlers[type(message)](message)
+                    reader.acknowledge_one()
+                gave_way.discard(self._name)
+        finally:
             gave_way.discard(self._name)
 
     def _begin_turn(self) -> None:

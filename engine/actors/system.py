@@ -84,7 +84,7 @@ class ActorSystem:
         self._telemetry = telemetry
         self._random = random
         self._reader = ledger_reader
-        self.directory = Directory(settings.shards, self._reply, self._began)
+        self.directory = Directory(settings.shards, self._reply, self._began, self._begins_anew)
         adapters = {name: gateway for name, (gateway, _) in gateways.items()}
         self.router = Router(
             self.directory, ledger_reader, adapters, clock, ids, settings, new_event
@@ -227,6 +227,9 @@ class ActorSystem:
 
     def _began(self, request_id: str) -> None:
         self.router.began(request_id)
+
+    def _begins_anew(self, shard: int) -> None:
+        self.router.begins_anew(shard)
 
     # --- running ----------------------------------------------------------------------------
 

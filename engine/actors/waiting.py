@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import takewhile
 
 import msgspec
 
@@ -174,6 +175,11 @@ class Gathering:
     def followers(self) -> frozenset[int]:
         """The items that still wait for another one of their payment."""
         return frozenset(self._follower.values())
+
+
+def overdue(queue: dict[str, Waiter], now: float) -> list[Waiter]:
+    """Those whose deadline has passed; they stand at the front."""
+    return list(takewhile(lambda waiter: waiter.deadline <= now, queue.values()))
 
 
 def ref_of(ask: Ask) -> KeyRef | None:

@@ -220,7 +220,7 @@ class EngineCollector(Collector):
         payments = _gauge("open_payments", "Payments held in memory.", ["shard"])
         credit = _gauge("admission_credits_free", "Requests that could still be admitted.", [])
         queue = _gauge("admission_queue", "Requests whose intent is not durable yet.", [])
-        queue_max = _gauge("admission_queue_max", "How many of those there may be now.", [])
+        limited = _gauge("admission_limited_shards", "Shards whose queue would only grow.", [])
         refused = _counter("admission_refused", "Requests refused before any work.", [])
         connections = _gauge("http_connections", "Open connections of clients.", [])
         unseen = _counter("http_refused", "Requests refused before any handler.", ["code"])
@@ -240,14 +240,14 @@ class EngineCollector(Collector):
             elif isinstance(found, RouterStatistics):
                 credit.add_metric([], found.credits_free)
                 queue.add_metric([], found.queue)
-                queue_max.add_metric([], found.queue_max)
+                limited.add_metric([], found.limited_shards)
                 refused.add_metric([], found.refused)
             elif isinstance(found, HttpStatistics):
                 connections.add_metric([], found.connections)
                 for code, count in found.refusals.items():
                     unseen.add_metric([code], count)
         yield from (depth, high, capacity, dead, breakers, in_flight, payments, credit, refused)
-        yield from (queue, queue_max, connections, unseen)
+        yield from (queue, limited, connections, unseen)
 
 
 def _counter(name: str, text: str, labels: list[str]) -> CounterMetricFamily:

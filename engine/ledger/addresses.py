@@ -43,6 +43,8 @@ def _with_port(host: str) -> str:
 def _reason(error: Exception, timeout_s: float) -> str:
     if isinstance(error, asyncpg.ClientConfigurationError):
         return EXPECTED
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return "no host of the address is a primary that takes writes"
     if isinstance(error, asyncpg.PostgresError | asyncpg.InternalClientError):
         return str(error)
     if isinstance(error, TimeoutError) and not error.errno:

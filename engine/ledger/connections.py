@@ -101,9 +101,7 @@ Wanted = Literal["any", "primary", "read-write"]
 what decides about money is read from the primary."""
 
 
-async def connect(
-    dsn: str, settings: dict[str, str], *, wanted: Wanted = "any"
-) -> asyncpg.Connection:
+async def connect(dsn: str, settings: dict[str, str], *, wanted: Wanted) -> asyncpg.Connection:
     """A new connection. Raises LedgerUnavailable."""
     try:
         return await asyncpg.connect(

@@ -73,7 +73,7 @@ async def migrate(dsn: str, *, folder: Path = FOLDER) -> list[Migration]:
 
 async def check_migrated(dsn: str, *, folder: Path = FOLDER) -> None:
     """Refuse a database whose schema is not this engine's. Raises as `migrate` does."""
-    connection = await connect(dsn, _SETTINGS)
+    connection = await connect(dsn, _SETTINGS, wanted="primary")
     try:
         applied = await connection.fetch(QUERIES["migrations_applied"])
     except asyncpg.UndefinedTableError:

@@ -83,7 +83,7 @@ class MailboxReader(Generic[T]):
             await bell.wait()
 
     def waiting(self) -> int:
-        """How many messages there are to take."""
+        """How many messages there are to take; suspects of a crash are not counted."""
         return len(self._mailbox._waiting)
 
     def take_all(self) -> list[T]:

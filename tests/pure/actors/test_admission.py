@@ -10,7 +10,7 @@ def a_queue():
     return Queue(most=2_000, least=100, queue_s=0.25)
 
 
-def run(queue, seconds, *, offered_per_s, begun_per_s, now=0.0):
+def run(queue, seconds, *, offered_per_s, begun_per_s, now=0.0, commit_s=0.01):
     """Both in steps of a hundredth of a second; returns the time and how many were refused."""
     refused = 0
     come = gone = 0.0
@@ -28,7 +28,7 @@ def run(queue, seconds, *, offered_per_s, begun_per_s, now=0.0):
             if queue.length:
                 queue.leave()
         if step % 10 == 0:
-            queue.look(now + step / 100)
+            queue.look(now + step / 100, commit_s)
     return now + seconds, refused
 
 
@@ -81,7 +81,7 @@ def test_a_stuck_shard_keeps_nobody_else_out():
     for _ in range(500):
         admission.enter(0)
     for step in range(30):
-        admission.look(step * LOOK_S)
+        admission.look(step * LOOK_S, 0.01)
     assert not admission.has_room(0)
     assert admission.has_room(1)
     assert not admission.is_full()
@@ -97,7 +97,7 @@ def test_where_every_shard_has_its_queue_nobody_is_let_in_although_there_are_cre
         for _ in range(50):
             admission.enter(shard)
     for step in range(30):
-        admission.look(step * LOOK_S)
+        admission.look(step * LOOK_S, 0.01)
     assert admission.credits == 900
     assert admission.is_full()
 
@@ -112,10 +112,28 @@ def test_a_queue_that_leaves_by_the_hundred_stands_as_long_as_anybody_is_turned_
             queue.leave()
         while queue.length < queue.limit:
             queue.enter()
-        queue.look(now + step * LOOK_S)
+        queue.look(now + step * LOOK_S, 0.01)
         assert queue.limit <= 120
     for step in (60, 61):
         while queue.length:
             queue.leave()
-        queue.look(now + step * LOOK_S)
+        queue.look(now + step * LOOK_S, 0.01)
     assert queue.limit == 2_000
+
+
+def test_where_commits_are_slow_a_queue_holds_what_three_of_them_take():
+    queue = a_queue()
+    now, _ = run(queue, 5, offered_per_s=3_000, begun_per_s=1_000, commit_s=0.01)
+    assert queue.limit < 300
+    run(queue, 5, offered_per_s=3_000, begun_per_s=1_000, now=now, commit_s=0.3)
+    assert 850 <= queue.limit <= 950
+
+
+def test_a_pause_in_which_nobody_looked_is_no_second_of_standing():
+    queue = a_queue()
+    now, _ = run(queue, 5, offered_per_s=900, begun_per_s=1_000)
+    for _ in range(200):
+        queue.enter()
+    for at in (now + 0.1, now + 3.0, now + 3.1):
+        queue.look(at, 0.01)
+        assert queue.limit == 2_000

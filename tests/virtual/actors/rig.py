@@ -317,8 +317,10 @@ class World:
         if not self.ended.is_set():
             with trio.fail_after(300):
                 # What nobody waits for, such as a webhook, holds no credit, but stands in line.
-                while router.statistics().credits_free != router.statistics().credits or any(
-                    shard.statistics().in_line for shard in self.system._shards
+                while (
+                    router.statistics().credits_free != router.statistics().credits
+                    or self.system.directory.gave_way
+                    or any(shard.statistics().in_line for shard in self.system._shards)
                 ):
                     await trio.sleep(1)
             assert router.statistics().keys_in_flight == 0

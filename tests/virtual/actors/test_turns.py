@@ -1,9 +1,13 @@
 """So much at a time: others run in between, and commits are none the smaller for it."""
 
+from itertools import pairwise
+
 import pytest
 import trio
+import trio.testing
 
 from engine.domain.commands import Open
+from engine.supervisor.mailbox import Mailbox
 from tests.virtual.actors.rig import a_world
 
 OPEN = Open("m_a", False, False, 1_000, "USD", "pm_card_visa", "simulator")
@@ -42,8 +46,9 @@ async def test_a_commit_does_not_wait_for_a_shard_that_never_comes_to_an_end(
 ):
     async with a_world(tmp_path, autojump_clock) as world:
         await world.start()
-        world.system.directory.gave_way.add("shard-0")  # As if it gave way again and again.
+        world.system.directory.gave_way.add("somebody")  # As if it gave way again and again.
         assert (await world.open())[0].status == 201
+        world.system.directory.gave_way.clear()
 
 
 @pytest.mark.trio
@@ -84,3 +89,50 @@ async def test_nobody_does_more_at_a_time_than_a_turn(autojump_clock, tmp_path):
     # What was committed comes in parts that are not taken apart, and between two looks there may
     # be two turns.
     assert max(most.values()) <= 2 * (2 * turn - 1), most
+
+
+@pytest.mark.trio
+async def test_a_gateway_gives_way_between_calls(autojump_clock, tmp_path):
+    turn = 4
+    async with a_world(tmp_path, autojump_clock) as world:
+        world.settings |= {"shards": 1, "turn_steps": turn}
+        await world.start()
+        gateways = world.system.directory.gateways
+        mailbox = gateways["simulator"]
+        waiting = gateways["simulator"] = Mailbox(capacity=1, reserved_capacity=100)
+        seen = []
+
+        async def watch():
+            while True:
+                await trio.lowlevel.checkpoint()
+                seen.append(len(world.gateway.asked))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.ask_many, [world.asking(OPEN) for _ in range(COUNT)])
+            await trio.testing.wait_all_tasks_blocked()
+            assert waiting.statistics().depth == COUNT
+            gateways["simulator"] = mailbox
+            world.nursery.start_soon(watch)
+            for message in waiting.attach().take_all():  # All of them at once.
+                mailbox.put_reserved_nowait(message)
+        steps = [after - before for before, after in pairwise(seen)]
+        assert sum(steps) + seen[0] == COUNT
+        assert max(seen[0], *steps) <= 2 * turn, steps
+
+
+@pytest.mark.trio
+async def test_a_writer_that_dies_between_two_commits_makes_neither_twice(autojump_clock, tmp_path):
+    async with a_world(tmp_path, autojump_clock) as world:
+        world.settings |= {"shards": 1, "batch_entries_max": 5}
+        await world.start()
+        of_payments = []
+
+        def poison(batch):
+            if any(entry.payment is not None for entry in batch.entries):
+                of_payments.append(batch)
+                if len(of_payments) == 2:
+                    raise RuntimeError("a bug")
+
+        world.poison = poison
+        answers = await world.ask_many([world.asking(OPEN) for _ in range(COUNT)])
+        assert [answer.status for answer, _ in answers] == [201] * COUNT
