@@ -7,13 +7,15 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from engine.domain.entry import Entry
-from engine.ledger.embedded import EmbeddedPostgres
-from engine.ledger.migrate import migrate
-from engine.ledger.postgres import PostgresLedger
-from engine.ledger.verify import verify
-from tests.contracts.ledger import NOW, Maker, open_payments
-from tests.real.standby import standby_of
+pytest.register_assert_rewrite("tests.contracts.ledger")
+
+from engine.domain.entry import Entry  # noqa: E402
+from engine.ledger.embedded import EmbeddedPostgres  # noqa: E402
+from engine.ledger.migrate import migrate  # noqa: E402
+from engine.ledger.postgres import PostgresLedger  # noqa: E402
+from engine.ledger.verify import verify  # noqa: E402
+from tests.contracts.ledger import NOW, Maker, open_payments  # noqa: E402
+from tests.real.standby import standby_of  # noqa: E402
 
 pytestmark = pytest.mark.anyio
 
