@@ -19,8 +19,8 @@ from engine.actors.settings import ActorSettings
 LOOKS: Final = 10
 """For so many looks in a row a queue must have stood: a second of them."""
 WINDOW_S: Final = 1.0
-COMMITS: Final = 3
-"""A queue is never shorter than what so many commits take: who waits for one, waits for two."""
+COMMITS: Final = 2
+"""A queue is never shorter than what so many commits take: the one under way, and the next."""
 
 
 class Queue:

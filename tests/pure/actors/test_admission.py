@@ -121,11 +121,11 @@ def test_a_queue_that_leaves_by_the_hundred_stands_as_long_as_anybody_is_turned_
     assert queue.limit == 2_000
 
 
-def test_where_commits_are_slow_a_queue_holds_what_three_of_them_take():
+def test_where_commits_are_slow_a_queue_holds_what_two_of_them_take():
     queue = a_queue()
     now, _ = run(queue, 5, offered_per_s=3_000, begun_per_s=1_000, commit_s=0.01)
     assert queue.limit < 300
-    run(queue, 5, offered_per_s=3_000, begun_per_s=1_000, now=now, commit_s=0.3)
+    run(queue, 5, offered_per_s=3_000, begun_per_s=1_000, now=now, commit_s=0.45)
     assert 850 <= queue.limit <= 950
 
 
