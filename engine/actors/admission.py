@@ -17,8 +17,7 @@ from typing import Final
 from engine.actors.settings import ActorSettings
 
 LOOKS: Final = 10
-"""For so many looks in a row a queue must have stood: a second of them."""
-WINDOW_S: Final = 1.0
+"""For so many looks in a row a queue must have stood: a second of them. Its pace is theirs too."""
 COMMITS: Final = 2
 """A queue is never shorter than what so many commits take: the one under way, and the next."""
 
@@ -42,7 +41,7 @@ class Queue:
         self._lowest = 0
         self._was_full = False
         self._standing = 0
-        self._seen: deque[tuple[float, int]] = deque()
+        self._seen: deque[tuple[float, int]] = deque(maxlen=LOOKS + 1)
 
     @property
     def is_limited(self) -> bool:
@@ -72,12 +71,9 @@ class Queue:
         self._standing = self._standing + 1 if stands else 0
         self._lowest = self.length
         self._was_full = self.length >= self.limit
-        seen = self._seen
-        seen.append((now, self._left))
-        while now - seen[0][0] > WINDOW_S and len(seen) > 2:
-            seen.popleft()
+        self._seen.append((now, self._left))
         self.limit = self._most
-        then, left = seen[0]
+        then, left = self._seen[0]
         if self._standing >= LOOKS and then < now:
             per_s = (self._left - left) / (now - then)
             so_many = round(per_s * max(self._queue_s, COMMITS * commit_s))

@@ -81,9 +81,9 @@ class Directory:
             return LEDGER_DOWN
         return _STANDING_BY if self.is_standing_by() else _STARTING
 
-    def no_shard(self, payment_id: str) -> Refusal | None:
-        """Why nothing can be done for a payment: its shard is not in service."""
-        trouble = self.trouble_of(payment_id)
+    def no_shard(self, shard: int) -> Refusal | None:
+        """Why nothing can be done for a shard's payments: it is not in service."""
+        trouble = self.shard_trouble[shard]
         if trouble is None:
             return None
         code = "starting" if trouble == STARTING else "shard_parked"

@@ -224,10 +224,10 @@ class Router:
         if trouble is not None:
             return trouble
         payment_id = ask.payment_id or self._new_payment_id(ask.command)
-        refusal = self._directory.no_shard(payment_id)
+        shard = self._directory.shard_index(payment_id)
+        refusal = self._directory.no_shard(shard)
         if refusal is not None:
             return refusal
-        shard = self._directory.shard_index(payment_id)
         if not self._admission.has_room(shard):
             return OVERLOADED
         claim = None
