@@ -350,7 +350,8 @@ $$;
 -- guards: nothing is captured, released or refunded that was not authorised or captured, whatever
 -- the code above believes. What a gateway reports beyond that is counted in the excess columns.
 -- Only `open` and `reference_held` are both indexed and ever changed, and neither by what turns out
--- well, so that the update from intent to authorisation is HOT.
+-- well, so that the update from intent to authorisation is HOT. `has_work` tells a starting shard
+-- which documents it has to read: where it is false, nothing is under way or to be tried again.
 CREATE TABLE payments (
     id text COLLATE "C" NOT NULL,
     merchant_id text COLLATE "C" NOT NULL,
@@ -376,6 +377,7 @@ CREATE TABLE payments (
     reference text COLLATE "C",
     reference_held boolean NOT NULL,
     doc bytea NOT NULL,
+    has_work boolean NOT NULL,
     CONSTRAINT payments_pkey PRIMARY KEY (id),
     CONSTRAINT payments_amount_positive CHECK (amount > 0),
     CONSTRAINT payments_counters_not_negative CHECK (
@@ -537,14 +539,15 @@ CREATE TYPE payment_input AS (
     created_ms bigint, amount bigint, authorized bigint, capturing bigint, captured bigint,
     releasing bigint, released bigint, refunding bigint, refunded bigint, excess_captured bigint,
     excess_refunded bigint, status text, currency text, customer text, subscription text,
-    reference text, doc bytea, reference_held boolean
+    reference text, doc bytea, reference_held boolean, has_work boolean
 );
 
 -- `expected` is the version the row must have.
 CREATE TYPE payment_change AS (
     id text, expected integer, version integer, open boolean, authorized bigint, capturing bigint,
     captured bigint, releasing bigint, released bigint, refunding bigint, refunded bigint,
-    excess_captured bigint, excess_refunded bigint, status text, doc bytea, reference_held boolean
+    excess_captured bigint, excess_refunded bigint, status text, doc bytea, reference_held boolean,
+    has_work boolean
 );
 
 CREATE TYPE claim_input AS (
@@ -737,7 +740,7 @@ BEGIN
             id, merchant_id, livemode, open, slot, version, created_ms, amount, authorized,
             capturing, captured, releasing, released, refunding, refunded, excess_captured,
             excess_refunded, status, currency, customer, subscription, reference, doc,
-            reference_held
+            reference_held, has_work
         )
         SELECT p.* FROM unnest(in_payments) p;
     END IF;
@@ -748,7 +751,8 @@ BEGIN
             capturing = c.capturing, captured = c.captured, releasing = c.releasing,
             released = c.released, refunding = c.refunding, refunded = c.refunded,
             excess_captured = c.excess_captured, excess_refunded = c.excess_refunded,
-            status = c.status, doc = c.doc, reference_held = c.reference_held
+            status = c.status, doc = c.doc, reference_held = c.reference_held,
+            has_work = c.has_work
         FROM unnest(in_payment_changes) c
         WHERE p.id = c.id AND p.version = c.expected;
         GET DIAGNOSTICS touched = ROW_COUNT;

@@ -207,6 +207,10 @@ class LedgerTotals(Protocol):
         ...
 
 
+TakePayments = Callable[[dict[str, bytes], list[bytes]], None]
+"""Takes documents of payments: by id those without work, and those that may have work."""
+
+
 class LedgerReader(Protocol):
     """The reading half: any number of callers. Reads what has been committed."""
 
@@ -214,11 +218,12 @@ class LedgerReader(Protocol):
         """The payments of these ids that exist."""
         ...
 
-    async def open_payments(self, slots: range, take: Callable[[list[bytes]], None]) -> None:
-        """Hand over the document (`domain/document.py`) of every open payment of the slots.
+    async def open_payments(self, slots: range, take: TakePayments) -> None:
+        """Hand over the documents (`domain/document.py`) of the open payments of the slots.
 
-        `take` gets some hundreds at a time, in no order; what it raises ends the reading. `slots`
-        has no gaps.
+        `take` gets some hundreds at a time, in no order: by id those that have no work, of which
+        nobody has looked whether they can be read; and those that may have some. What it raises
+        ends the reading. `slots` has no gaps.
         """
         ...
 

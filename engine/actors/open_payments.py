@@ -2,7 +2,7 @@
 
 Most of them are quiet: authorised, and waiting for days until they are captured. Such a one is
 kept as its document: a fraction of the memory, nothing for the collector of cycles to look at,
-taken as it is from the ledger at a start, and read in a few microseconds when somebody asks.
+taken from the ledger unread at a start, and read in a few microseconds when somebody asks.
 """
 
 from __future__ import annotations
@@ -49,8 +49,12 @@ class OpenPayments:
         else:
             self._quiet.pop(payment_id, None)
 
+    def keep_quiet(self, documents: dict[str, bytes]) -> None:
+        """Begin with open payments without work, by id, as the ledger has them."""
+        self._quiet.update(documents)
+
     def keep_document(self, document: bytes) -> Payment | None:
-        """Begin with an open payment, as the ledger has it; returns it where it has work."""
+        """Begin with an open payment that may have work; returns it where it has."""
         payment = from_document(document)
         if payment.has_work:
             self._active[payment.id] = payment

@@ -208,9 +208,10 @@ class ShardActor:
         while not any(m.incarnation == self._incarnation for m in await reader.receive_all()):
             reader.acknowledge()  # The barrier of an earlier life.
 
-    def _begin_with(self, documents: list[bytes]) -> None:
+    def _begin_with(self, quiet: dict[str, bytes], working: list[bytes]) -> None:
         """Open payments, as the ledger has them; at a start they come in parts."""
-        for document in documents:
+        self._payments.keep_quiet(quiet)
+        for document in working:
             payment = self._payments.keep_document(document)
             if payment is not None:
                 self._recover(payment)

@@ -7,7 +7,7 @@ always tell in what state the connection is then, and a new one costs millisecon
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
 
@@ -17,10 +17,10 @@ import msgspec
 from asyncpg.connect_utils import SessionAttribute
 
 from engine.ledger.addresses import cannot_connect
-from engine.ledger.copied import CopiedColumn
+from engine.ledger.copied import CopiedPayments
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error
 from engine.ledger.queries import QUERIES
-from engine.ports import LedgerError, LedgerUnavailable
+from engine.ports import LedgerError, LedgerUnavailable, TakePayments
 
 CONNECT_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
@@ -144,23 +144,21 @@ class _TakerFailed(Exception):
         self.error = error
 
 
-async def copy_column(
-    dsn: str, take: Callable[[list[bytes]], None], name: str, *arguments: Any
-) -> None:
-    """Hand over the one column of a named query's rows, on a connection of its own.
+async def copy_payments(dsn: str, take: TakePayments, name: str, *arguments: Any) -> None:
+    """Hand over the payments that a named query finds, on a connection of its own.
 
     Raises LedgerUnavailable, also where nothing comes for as long as a read may take; and what
     `take` raises. After either, what was handed over may be a part of the rows.
     """
-    column = CopiedColumn()
+    payments = CopiedPayments()
     connection = await connect(dsn, READER_OF_TABLES, wanted="primary")
     try:
         with anyio.fail_after(READ_TIMEOUT_S) as patience:
 
             async def feed(piece: bytes) -> None:
-                values = column.feed(piece)
+                quiet, working = payments.feed(piece)
                 try:
-                    take(values)
+                    take(quiet, working)
                 except Exception as error:
                     raise _TakerFailed(error) from error
                 if not patience.cancel_called:
@@ -169,7 +167,7 @@ async def copy_column(
             await connection.copy_from_query(
                 QUERIES[name], *arguments, output=feed, format="binary"
             )
-        if not column.is_whole:
+        if not payments.is_whole:
             raise LedgerUnavailable(f"{name}: what was copied out ends too early")
     except BaseException as error:
         connection.terminate()

@@ -1,4 +1,4 @@
-"""One column of many rows, out of the database by COPY: a stream instead of page after page.
+"""Open payments out of the database by COPY: a stream instead of page after page.
 
 While one piece of the stream is looked at, Postgres is at the next one, and no row becomes a record
 of the driver. For open payments that took 0.6 to 0.7 of the time of pages.
@@ -11,12 +11,19 @@ from typing import Final
 
 from engine.ledger.packing import COPY_HEADER, COPY_TRAILER
 
-_row = struct.Struct(">hi").unpack_from
-_ROW_HEAD: Final = 6
+# The number of columns; the length and value of the first, and the length of the second.
+_row_head = struct.Struct(">hi?i")
+_row = _row_head.unpack_from
+_ROW_HEAD: Final = _row_head.size
+_length = struct.Struct(">i").unpack_from
+_LENGTH: Final = 4
+
+Piece = tuple[dict[str, bytes], list[bytes]]
+"""Documents of payments without work, by id; and of those with work."""
 
 
-class CopiedColumn:
-    """Takes the binary format of COPY apart, in whatever pieces it comes.
+class CopiedPayments:
+    """Takes rows of `has_work`, `id` and `doc` apart, in whatever pieces they come.
 
     https://www.postgresql.org/docs/18/sql-copy.html#SQL-COPY-FILE-FORMATS
     """
@@ -27,31 +34,41 @@ class CopiedColumn:
         self._begun = False
         self._rest = b""
 
-    def feed(self, piece: bytes) -> list[bytes]:
-        """The values that this piece completes. The column must have no NULLs."""
+    def feed(self, piece: bytes) -> Piece:
+        """The payments that this piece completes."""
         data = self._rest + piece if self._rest else piece
         at, size = 0, len(data)
+        quiet: dict[str, bytes] = {}
+        working: list[bytes] = []
         if not self._begun:
             if size < len(COPY_HEADER):
                 self._rest = data
-                return []
+                return quiet, working
             assert data.startswith(COPY_HEADER), "what COPY sends begins with its signature"
             at = len(COPY_HEADER)
             self._begun = True
-        values: list[bytes] = []
-        add = values.append
         while size - at >= _ROW_HEAD:
-            columns, length = _row(data, at)
-            assert columns == 1, f"rows of one column are asked for, not of {columns}"
-            assert length >= 0, "a NULL is no value"
-            start = at + _ROW_HEAD
+            columns, width, has_work, id_length = _row(data, at)
+            assert columns == 3, f"rows of three columns are asked for, not of {columns}"
+            assert width == 1, f"has_work comes first and takes one byte, not {width}"
+            assert id_length >= 0, "an id is never NULL"
+            id_start = at + _ROW_HEAD
+            id_end = id_start + id_length
+            start = id_end + _LENGTH
+            if start > size:
+                break
+            (length,) = _length(data, id_end)
+            assert length >= 0, "a document is never NULL"
             end = start + length
             if end > size:
                 break
-            add(data[start:end])
+            if has_work:
+                working.append(data[start:end])
+            else:
+                quiet[data[id_start:id_end].decode()] = data[start:end]
             at = end
         self._rest = data[at:]
-        return values
+        return quiet, working
 
     @property
     def is_whole(self) -> bool:

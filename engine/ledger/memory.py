@@ -7,7 +7,7 @@ fails on request: see `Faults`. Two ledgers on one `MemoryStore` are two engines
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import anyio
@@ -25,6 +25,7 @@ from engine.ports import (
     PaymentFilter,
     Receipt,
     StoredEvent,
+    TakePayments,
     TimelineRow,
     TransferRow,
 )
@@ -139,13 +140,15 @@ class MemoryLedger:
         rows = self.store.payments
         return {id_: from_document(rows[id_][22]) for id_ in ids if id_ in rows}
 
-    async def open_payments(self, slots: range, take: Callable[[list[bytes]], None]) -> None:
-        """Hand over the document of every open payment of the slots, as they come."""
+    async def open_payments(self, slots: range, take: TakePayments) -> None:
+        """Hand over the documents of the open payments of the slots, as they come."""
         assert slots.step == 1, "a shard owns all slots between two"
         await self._reading()
         rows = [row for row in self.store.payments.values() if row[3] and row[4] in slots]
         for at in range(0, len(rows), PIECE):
-            take([row[22] for row in rows[at : at + PIECE]])
+            piece = rows[at : at + PIECE]
+            quiet = {row[0]: row[22] for row in piece if not row[24]}
+            take(quiet, [row[22] for row in piece if row[24]])
 
     async def claim(self, ref: KeyRef) -> Claim | None:
         """The claim of an idempotency key, with its final answer if there is one."""

@@ -160,7 +160,8 @@ class MemoryStore:
                     raise EntryInvalid("reference_taken")
                 references.add(reference)
             after.append(row)
-        for id_, expected, version, open_, *counters, status, doc, held in rows.payment_changes:
+        for change in rows.payment_changes:
+            id_, expected, version, open_, *counters, status, doc, held, has_work = change
             old = self.payments.get(id_)
             if old is None or old[5] != expected:
                 raise EntryInvalid("invalid: stale_version")
@@ -178,6 +179,7 @@ class MemoryStore:
                     *old[18:22],
                     doc,
                     held,
+                    has_work,
                 )
             )
         for row in after:

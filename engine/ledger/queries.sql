@@ -73,7 +73,7 @@ SELECT doc FROM payments WHERE id = ANY ($1::text [])
 
 -- name: open_payments
 -- All of them, by COPY: no order is asked for, so that the table can be read as it lies.
-SELECT doc FROM payments WHERE open AND slot >= $1 AND slot < $2
+SELECT has_work, id, doc FROM payments WHERE open AND slot >= $1 AND slot < $2
 
 -- name: claim
 SELECT fingerprint, created_ms, payment_id, op, status, body, code, location

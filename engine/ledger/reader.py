@@ -5,7 +5,7 @@ Every method raises LedgerUnavailable where the database does not answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import asyncpg
 import msgspec
@@ -13,8 +13,15 @@ import msgspec
 from engine.domain.document import from_document
 from engine.domain.entry import Answer, Claim, DeadLetter, InboxRow, KeyRef, TimerRow
 from engine.domain.payment import Payment
-from engine.ledger.connections import READER_BY_KEYS, ReadConnections, copy_column
-from engine.ports import Balance, PaymentFilter, StoredEvent, TimelineRow, TransferRow
+from engine.ledger.connections import READER_BY_KEYS, ReadConnections, copy_payments
+from engine.ports import (
+    Balance,
+    PaymentFilter,
+    StoredEvent,
+    TakePayments,
+    TimelineRow,
+    TransferRow,
+)
 
 _headers = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -34,10 +41,10 @@ class Reader:
         found = [from_document(row["doc"]) for row in rows]
         return {payment.id: payment for payment in found}
 
-    async def open_payments(self, slots: range, take: Callable[[list[bytes]], None]) -> None:
-        """Hand over the document of every open payment of the slots, as they come."""
+    async def open_payments(self, slots: range, take: TakePayments) -> None:
+        """Hand over the documents of the open payments of the slots, as they come."""
         assert slots.step == 1, "a shard owns all slots between two"
-        await copy_column(self._dsn, take, "open_payments", slots.start, slots.stop)
+        await copy_payments(self._dsn, take, "open_payments", slots.start, slots.stop)
 
     async def claim(self, ref: KeyRef) -> Claim | None:
         """The claim of an idempotency key, with its final answer if there is one."""

@@ -219,13 +219,14 @@ def _add_payments(rows: Rows, latest: dict[str, tuple[Payment, int]]) -> None:
                 (p.id, p.merchant_id, p.livemode, p.is_open, slot, p.version, p.created_ms,
                  p.amount, p.authorized, p.capturing, p.captured, p.releasing, p.released,
                  p.refunding, p.refunded, p.excess_captured, p.excess_refunded, p.status,
-                 p.currency, p.customer, p.subscription, p.reference, doc, p.reference_held)
+                 p.currency, p.customer, p.subscription, p.reference, doc, p.reference_held,
+                 p.has_work)
             )  # fmt: skip
         else:
             rows.payment_changes.append(
                 (p.id, expected, p.version, p.is_open, p.authorized, p.capturing, p.captured,
                  p.releasing, p.released, p.refunding, p.refunded, p.excess_captured,
-                 p.excess_refunded, p.status, doc, p.reference_held)
+                 p.excess_refunded, p.status, doc, p.reference_held, p.has_work)
             )  # fmt: skip
 
 

@@ -237,7 +237,7 @@ LIMIT 20
 SELECT
     id, merchant_id, livemode, open, slot, version, created_ms, amount, authorized, capturing,
     captured, releasing, released, refunding, refunded, excess_captured, excess_refunded, status,
-    currency, customer, subscription, reference, reference_held, doc
+    currency, customer, subscription, reference, reference_held, has_work, doc
 FROM payments
 ORDER BY id
 

@@ -50,6 +50,9 @@ def columns(payment: Payment, row: Mapping[str, object]) -> Iterator[str]:
             yield f"{name} is {said} in its column and {is_so} by its document"
     if row["open"] is not payment.is_open:
         yield f"open is {row['open']} in its column and {payment.is_open} by its document"
+    if payment.has_work and not row["has_work"]:
+        # The other way round a start looks at one document more; so it is after a migration.
+        yield "has_work is False in its column and True by its document, so no start resumes it"
     try:
         slot = slot_of(payment.id)
     except ValueError:

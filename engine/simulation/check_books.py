@@ -25,7 +25,7 @@ _COLUMNS: Final = (
     *("id", "merchant_id", "livemode", "open", "slot", "version", "created_ms", "amount"),
     *("authorized", "capturing", "captured", "releasing", "released", "refunding", "refunded"),
     *("excess_captured", "excess_refunded", "status", "currency", "customer", "subscription"),
-    *("reference", "doc", "reference_held"),
+    *("reference", "doc", "reference_held", "has_work"),
 )
 
 

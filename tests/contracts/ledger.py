@@ -42,6 +42,7 @@ from engine.ports import (
     LedgerWriter,
     PaymentFilter,
     Receipt,
+    TakePayments,
 )
 
 NOW = 1_800_000_000_000
@@ -134,8 +135,37 @@ def claim(key: str, **fields: Any) -> Claim:
 async def open_payments(ledger: Ledger, slots: range) -> list[Payment]:
     """The open payments, oldest first."""
     documents: list[bytes] = []
-    await ledger.open_payments(slots, documents.extend)
+    await ledger.open_payments(slots, taken_into(documents))
     return sorted((from_document(doc) for doc in documents), key=lambda payment: payment.id)
+
+
+def by_id(*payments: Payment) -> dict[str, Payment]:
+    """Payments under their ids."""
+    return {payment.id: payment for payment in payments}
+
+
+async def by_work(ledger: Ledger) -> tuple[dict[str, Payment], dict[str, Payment]]:
+    """The open payments without work, and those that may have some."""
+    quiet: dict[str, bytes] = {}
+    working: list[bytes] = []
+
+    def take(some: dict[str, bytes], others: list[bytes]) -> None:
+        quiet.update(some)
+        working.extend(others)
+
+    await ledger.open_payments(range(4_096), take)
+    without = {id_: from_document(document) for id_, document in quiet.items()}
+    return without, by_id(*map(from_document, working))
+
+
+def taken_into(documents: list[bytes]) -> TakePayments:
+    """Take open payments into a list, whether they have work or not."""
+
+    def take(quiet: dict[str, bytes], working: list[bytes]) -> None:
+        documents.extend(quiet.values())
+        documents.extend(working)
+
+    return take
 
 
 async def chain(ledger: Ledger, make: Maker, count: int) -> list[Receipt]:
@@ -304,6 +334,31 @@ class LedgerContract:
         assert await open_payments(ledger, range(4, 6)) == of_slots(4, 5)
         assert await open_payments(ledger, range(6, 6)) == []
 
+    async def test_open_payments_without_work_are_told_from_those_that_may_have_some(
+        self, bench: Bench, make: Maker
+    ) -> None:
+        ledger = await bench.open()
+        asked, waiting, at_once = make.payment(), make.payment(), authorized(make.payment())
+        at_once = msgspec.structs.replace(at_once, version=1)
+        await ledger.commit(make.batch(*(Entry(payment=p) for p in (asked, waiting, at_once))))
+        waiting = authorized(waiting)
+        await ledger.commit(make.batch(Entry(payment=waiting)))
+        assert await by_work(ledger) == (by_id(waiting, at_once), by_id(asked))
+
+        capture = Operation(n=2, type="capture", amount=1000, created_ms=NOW)
+        capturing = later(waiting, capturing=1000, operations=(*waiting.operations, capture))
+        asked = authorized(asked)
+        # Two versions of one payment in a commit: the last one counts.
+        await ledger.commit(
+            make.batch(
+                Entry(payment=capturing),
+                Entry(payment=asked),
+                Entry(payment=(at_once := later(at_once, description="changed"))),
+                Entry(payment=(at_once := later(at_once, description="and again"))),
+            )
+        )
+        assert await by_work(ledger) == (by_id(asked, at_once), by_id(capturing))
+
     @pytest.mark.parametrize(
         "broken",
         [
@@ -318,7 +373,7 @@ class LedgerContract:
         ledger = await bench.open()
         await ledger.commit(make.batch(*(Entry(payment=make.payment()) for _ in range(3))))
 
-        def refuse(documents: list[bytes]) -> None:
+        def refuse(quiet: dict[str, bytes], working: list[bytes]) -> None:
             raise broken
 
         with pytest.raises(type(broken)) as raised:

@@ -6,6 +6,7 @@ import sys
 import tracemalloc
 
 import msgspec
+import pytest
 
 from engine.actors.open_payments import OpenPayments
 from engine.domain.document import to_document
@@ -78,6 +79,17 @@ def test_a_quiet_payment_is_settled_without_having_been_active() -> None:
     payments.keep(AUTHORIZED)
     payments.keep(CAPTURED)
     assert len(payments) == 0
+
+
+def test_documents_without_work_are_taken_unread() -> None:
+    payments = OpenPayments()
+    payments.keep_quiet({AUTHORIZED.id: to_document(AUTHORIZED), "pay_damaged": b"{"})
+    assert len(payments) == 2
+    assert payments.get(AUTHORIZED.id) == AUTHORIZED
+    with pytest.raises(msgspec.DecodeError):
+        payments.get("pay_damaged")
+    payments.keep(CAPTURED)
+    assert len(payments) == 1
 
 
 def test_the_ledgers_documents_are_taken_as_they_are_and_work_is_pointed_out() -> None:

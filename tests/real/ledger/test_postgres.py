@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -14,7 +13,7 @@ pytest.register_assert_rewrite("tests.contracts.ledger")
 
 from engine.domain.entry import Batch, Entry  # noqa: E402
 from engine.domain.journal import GENESIS, seal  # noqa: E402
-from engine.ledger import connections, writer  # noqa: E402
+from engine.ledger import writer  # noqa: E402
 from engine.ledger.connections import DurabilityError  # noqa: E402
 from engine.ledger.lock import LockTaken  # noqa: E402
 from engine.ledger.postgres import PostgresLedger  # noqa: E402
@@ -541,90 +540,6 @@ async def test_a_cancelled_read_leaves_no_broken_connection_behind(
     statistics = ledger.statistics().reader
     assert statistics.busy == 0
     assert statistics.idle <= statistics.connections_max
-
-
-async def sessions_left(bench: PostgresBench) -> None:
-    """Wait until no session reads any more."""
-    watching = await asyncpg.connect(bench.dsn)
-    with anyio.fail_after(20):
-        while await watching.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY%'"
-        ):
-            await anyio.sleep(0.01)
-    await watching.close()
-
-
-@pytest.mark.parametrize("whose", ["the engine's", "the database's"])
-async def test_open_payments_that_do_not_come_are_not_waited_for(
-    bench: PostgresBench, make: Maker, monkeypatch: pytest.MonkeyPatch, whose: str
-) -> None:
-    """A session that waits for a lock does not notice that its engine has given up."""
-    ledger = await bench.open()
-    await ledger.commit(make.batch(Entry(payment=make.payment())))
-    found: list[bytes] = []
-    monkeypatch.setitem(connections.READER_OF_TABLES, "lock_timeout", "300")
-    blocker = await asyncpg.connect(bench.dsn)
-    async with blocker.transaction():
-        await blocker.execute("LOCK TABLE payments")
-        with monkeypatch.context() as impatient:
-            if whose == "the engine's":
-                impatient.setattr(connections, "READ_TIMEOUT_S", 0.1)
-            with pytest.raises(LedgerUnavailable):
-                await ledger.open_payments(range(4_096), found.extend)
-        await sessions_left(bench)
-    await blocker.close()
-    assert not found
-    await ledger.open_payments(range(4_096), found.extend)
-    assert len(found) == 1
-
-
-def test_a_lock_is_waited_for_no_longer_than_a_read() -> None:
-    limit_ms = int(connections.READER_OF_TABLES["lock_timeout"])
-    assert 0 < limit_ms <= connections.READ_TIMEOUT_S * 1000
-
-
-async def test_open_payments_may_take_as_long_as_they_keep_coming(
-    bench: PostgresBench, make: Maker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ledger = await bench.open()
-    await ledger.commit(make.batch(*(Entry(payment=make.payment()) for _ in range(3_000))))
-    scopes: list[anyio.CancelScope] = []
-    deadlines: list[float] = []
-    fail_after = anyio.fail_after
-
-    def watched(seconds: float) -> Any:
-        scope = fail_after(seconds)
-
-        @contextmanager
-        def entered() -> Iterator[anyio.CancelScope]:
-            with scope as inner:
-                scopes.append(inner)
-                yield inner
-
-        return entered()
-
-    monkeypatch.setattr(anyio, "fail_after", watched)
-    await ledger.open_payments(range(4_096), lambda _: deadlines.append(scopes[0].deadline))
-    assert len(deadlines) > 2, "it came in pieces"
-    assert deadlines == sorted(set(deadlines)), "each of which gave the next one its time"
-
-
-async def test_a_start_that_is_cancelled_leaves_no_session_behind(
-    bench: PostgresBench, make: Maker
-) -> None:
-    ledger = await bench.open()
-    await ledger.commit(make.batch(*(Entry(payment=make.payment()) for _ in range(3_000))))
-    pieces: list[int] = []
-    with anyio.CancelScope() as scope:
-
-        def take(documents: list[bytes]) -> None:
-            pieces.append(len(documents))
-            scope.cancel()
-
-        await ledger.open_payments(range(4_096), take)
-    assert scope.cancelled_caught
-    assert sum(pieces) < 3_000
-    await sessions_left(bench)
 
 
 async def test_a_cancelled_commit_is_finished_first(

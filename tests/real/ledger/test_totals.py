@@ -236,9 +236,11 @@ async def bring_over(dsn: str, first: Path) -> None:
     )
     await connection.close()
 
-    assert [m.number for m in await migrate(dsn)] == [2]
+    assert [m.number for m in await migrate(dsn)] == [2, 3]
     connection = await asyncpg.connect(dsn)
-    assert await connection.fetchval("SELECT epoch FROM engine_epoch") == 2, "the old one is fenced"
+    assert await connection.fetchval("SELECT epoch FROM engine_epoch") == 3, (
+        "each fences the old one"
+    )
     await connection.close()
     ledger = PostgresLedger(dsn)
     await ledger.take_over("test")

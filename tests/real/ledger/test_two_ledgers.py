@@ -138,13 +138,19 @@ async def contents(ledger: Either, ids: list[str], now_ms: int) -> Any:
     timers = [await ledger.timers_due(k, 2**62, LIMIT) for k in ("look_up", "expire", "retry")]
     # Timers of one kind that are due at the same time have no order among themselves.
     waiting = [sorted(msgspec.structs.astuple(t) for t in one) for one in timers]
-    documents: list[bytes] = []
-    await ledger.open_payments(range(4_096), documents.extend)
+    quiet: dict[str, bytes] = {}
+    working: list[bytes] = []
+
+    def take(some: dict[str, bytes], others: list[bytes]) -> None:
+        quiet.update(some)
+        working.extend(others)
+
+    await ledger.open_payments(range(4_096), take)
     wanted = PaymentFilter(MERCHANT, False, limit=LIMIT)
     statuses = ("authorized", "captured", "unknown")
     return {
         "payments": await ledger.payments(ids),
-        "open": sorted(documents),
+        "open": (sorted(quiet.items()), sorted(working)),
         "list": await ledger.list_payments(wanted),
         "by status": [
             await ledger.list_payments(msgspec.structs.replace(wanted, status=status, limit=2))

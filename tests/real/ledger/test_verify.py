@@ -529,6 +529,16 @@ def test_a_changed_status_is_named(dsn: str, shop: Shop) -> None:
     )
 
 
+def test_work_that_no_start_would_see_is_named(dsn: str, shop: Shop) -> None:
+    quiet, unknown = shop.payments["held"].id, shop.payments["unknown"].id
+    tamper(dsn, f"UPDATE payments SET has_work = true WHERE id = '{quiet}'")
+    assert broken(report_of(dsn, shop.effects)) == set(), "a look in vain harms nobody"
+    tamper(dsn, f"UPDATE payments SET has_work = false WHERE id = '{unknown}'")
+    report = report_of(dsn, shop.effects)
+    assert broken(report) == {"payments"}
+    assert f"{unknown}: has_work is False in its column" in said(report, "payments")
+
+
 def test_a_document_changed_together_with_its_columns_is_named(dsn: str, shop: Shop) -> None:
     payment = shop.payments["bought"].id
     tamper(

@@ -138,6 +138,24 @@ async def test_a_poison_message_is_parked_and_its_neighbours_are_handled(
 
 
 @pytest.mark.trio
+async def test_a_damaged_document_stops_its_own_payment_alone(autojump_clock, world):
+    damaged, other = await world.authorized(), await world.authorized()
+    await world.stop()
+    row = world.store.payments[damaged]
+    world.store.payments[damaged] = (*row[:22], b"{", *row[23:])
+    await world.start()
+    assert world.system.not_ready_because() == []
+    answer = await world.capture(damaged)
+    assert (answer.status, body(answer)["retryable"]) == (500, True)
+    assert (await world.capture(other)).status == 200
+    await world.until(world.letters)
+    assert "DecodeError" in world.letters()[0]
+    world.store.payments[damaged] = row
+    await world.restart()
+    assert (await world.capture(damaged)).status == 200
+
+
+@pytest.mark.trio
 async def test_a_crash_loop_parks_its_shard_and_no_other(autojump_clock, world, monkeypatch):
     directory = world.system.directory
     payments = {}
