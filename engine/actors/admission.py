@@ -97,13 +97,16 @@ class Admission:
             for _ in range(settings.shards)
         ]
 
-    def is_full(self) -> bool:
-        """Whether nobody can be let in, whatever the shard."""
-        if self.credits <= 0:
+    def is_full(self, before: int = 0) -> bool:
+        """Whether nobody can be let in, whatever the shard, after so many `before` them."""
+        if self.credits <= before:
             return True
-        for queue in self.queues:  # noqa: SIM110 - a generator costs more, at every request
-            if queue.length < queue.limit:
-                return False
+        for queue in self.queues:
+            left = queue.limit - queue.length
+            if left > 0:
+                before -= left
+                if before < 0:
+                    return False
         return True
 
     def has_room(self, shard: int) -> bool:

@@ -161,9 +161,9 @@ class Router:
             self._batch_items,
         )
 
-    def is_full(self) -> bool:
-        """Whether nothing more can be admitted at the moment, and for no other reason."""
-        return self._admission.is_full() and self._directory.ledger_trouble is None
+    def is_full(self, before: int = 0) -> bool:
+        """Whether nothing more is admitted, after `before` others, and for no other reason."""
+        return self._admission.is_full(before) and self._directory.ledger_trouble is None
 
     def began(self, request_id: str) -> None:
         """A request's intent is durable: what it waits for now is its gateway."""

@@ -13,7 +13,7 @@ import asyncio
 import struct
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from socket import SO_LINGER, SOL_SOCKET
@@ -27,7 +27,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from engine.domain.refusals import Refusal
 from engine.http import wire
 from engine.http.exchange import Request
-from engine.http.shell import FULL, malformed, moves_money, too_large
+from engine.http.shell import malformed, moves_money, too_large
 
 if TYPE_CHECKING:
     from engine.http.server import HttpServer
@@ -146,13 +146,13 @@ class Connection(BaseProtocol):
             self._idle_since = 0.0
             self._head_since = 0.0
             self._head_bytes = 0
-            if self.server.shell.is_full() and len(messages) == 1 and self._shed(*messages[0]):
-                return
-            queue = self._queue
-            queue.extend(messages)
             if self._task is None:
+                if self._is_shed(messages):
+                    return
                 self.server.busy.add(self)
                 self._task = self._loop.create_task(self._serve())
+            queue = self._queue
+            queue.extend(messages)
             if len(queue) >= _PIPELINED_MAX and not self._buffer_paused:
                 self._pause_reading_for_buffer()
         elif data and begins_head:
@@ -248,28 +248,32 @@ class Connection(BaseProtocol):
         else:
             self._last = True
 
-    def _shed(self, message: RawRequestMessage | HttpProcessingError, body: StreamReader) -> bool:
+    def _is_shed(self, messages: Sequence[_Message]) -> bool:
         """Refuse at once what could only be refused: without a task, a handler, a log line.
 
         Under three times the load it can carry, the engine would otherwise spend half of its
         time on refusals. What is not the plain case goes the usual way.
         """
+        message, body = messages[0]
+        if isinstance(message, HttpProcessingError) or not moves_money(
+            message.method, message.path
+        ):
+            return False
+        server = self.server
         if (
-            self._task is not None
-            or isinstance(message, HttpProcessingError)
-            or not moves_money(message.method, message.path)
+            not server.shell.is_full(server.arrived)
+            or len(messages) > 1
             or not body.is_eof()
             or message.should_close
             or message.upgrade
             or message.version[1] == 0
             or self.transport is None
         ):
+            server.arrives()
             return False
-        server = self.server
         server.requests += 1
-        request_id = server.shell.new_request_id()
-        response = server.shell.refuse(FULL, request_id, wire.split_target(message.path)[0])
-        server.send(self.transport, wire.write_response(response, request_id))
+        shell = server.shell
+        server.send(self.transport, shell.refuse_full(message.path, shell.new_request_id()))
         self._parsed_one()
         return True
 

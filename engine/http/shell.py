@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from typing import Final
 
 import msgspec
 
@@ -17,6 +18,8 @@ from engine.http import wire
 from engine.http.exchange import Request, Response
 from engine.http.limits import Limits
 from engine.http.problems import problem, refused
+
+_TARGETS_MAX: Final = 256
 
 Handle = Callable[[Request], Awaitable[Response]]
 Receive = Callable[[Mapping[str, str], int], Awaitable[bytes | Refusal]]
@@ -49,13 +52,15 @@ class Shell:
         limits: Limits,
         new_request_id: Callable[[], str],
         on_error: Callable[[Exception, Request], None],
-        is_full: Callable[[], bool] = lambda: False,
+        is_full: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self.limits = limits
         self.is_full = is_full
-        """Whether a request that moves money could only be refused at the moment."""
+        """Whether a request that moves money could only be refused, after so many before it."""
         self.new_request_id = new_request_id
         self.refusals: Counter[str] = Counter()
+        self._full: dict[tuple[str, int], list[bytes]] = {}
+        self._full_date = ""
         self.failures = 0
         self._handle = handle
         self._on_error = on_error
@@ -64,6 +69,25 @@ class Shell:
         """Answer, and count, what no handler is to see."""
         self.refusals[refusal.code] += 1
         return refused(refusal, instance=instance, request_id=request_id)
+
+    def refuse_full(self, target: str, request_id: str) -> bytes:
+        """Write, and count, the answer to what moves money while nothing can be admitted.
+
+        Under overload that is most answers there are. Those of one second and target differ in
+        their ids alone, which stand twice in each.
+        """
+        self.refusals[FULL.code] += 1
+        date = wire.date_now()
+        if date != self._full_date or len(self._full) >= _TARGETS_MAX:
+            self._full.clear()
+            self._full_date = date
+        id_ = request_id.encode()
+        between = self._full.get((target, len(id_)))
+        if between is None:
+            response = refused(FULL, instance=wire.split_target(target)[0], request_id=request_id)
+            between = wire.write_response(response, request_id).split(id_)
+            self._full[target, len(id_)] = between
+        return id_.join(between)
 
     def judge(self, method: str, path: str, headers: Mapping[str, str]) -> int | Refusal:
         """Judge a body by its head alone, the size first. Returns the bytes it may have."""

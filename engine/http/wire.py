@@ -125,7 +125,7 @@ _date = ""
 _date_s = 0
 
 
-def _now() -> str:
+def date_now() -> str:
     """The `Date` of this second (RFC 9110, 6.6.1)."""
     global _date, _date_s
     now_s = int(time.time())
@@ -164,11 +164,11 @@ def write_response(
     body = response.body
     head = _status_line(status, response.content_type)
     if status in _WITHOUT_BODY:
-        head = f"{head}Date: {_now()}\r\nRequest-Id: {request_id}\r\n"
+        head = f"{head}Date: {date_now()}\r\nRequest-Id: {request_id}\r\n"
         body = b""
     else:
-        length = len(body)
-        head = f"{head}Content-Length: {length}\r\nDate: {_now()}\r\nRequest-Id: {request_id}\r\n"
+        head = f"{head}Content-Length: {len(body)}\r\nDate: {date_now()}\r\n"
+        head = f"{head}Request-Id: {request_id}\r\n"
     for name, value in response.headers:
         if _CONTROL.search(value) or _CONTROL.search(name):
             raise ValueError(f"a control character in the header {name!r}")

@@ -102,6 +102,17 @@ def test_where_every_shard_has_its_queue_nobody_is_let_in_although_there_are_cre
     assert admission.is_full()
 
 
+def test_those_who_came_before_take_the_room_there_is():
+    admission = Admission(ActorSettings(shards=2, credits=1_000, queue_least=10))
+    assert not admission.is_full(999)
+    assert admission.is_full(1_000)
+    admission.queues[0].limit, admission.queues[1].limit = 10, 20
+    for _ in range(15):
+        admission.enter(0)  # More than there is room for, since its limit went down.
+    assert not admission.is_full(19)
+    assert admission.is_full(20)
+
+
 def test_a_queue_that_leaves_by_the_hundred_stands_as_long_as_anybody_is_turned_away():
     queue = a_queue()
     now, _ = run(queue, 5, offered_per_s=3_000, begun_per_s=400)

@@ -7,16 +7,19 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
 import pytest
 from anyio.abc import ByteStream
 
+from engine.http import wire
 from engine.http.exchange import Request, Response
 from engine.http.limits import Limits
+from engine.http.problems import refused
 from engine.http.server import HttpServer, serve
+from engine.http.shell import FULL
 
 pytestmark = pytest.mark.anyio
 
@@ -59,7 +62,7 @@ class Running:
 async def running(
     handle: Callable[[Request], Awaitable[Response]] = echo,
     limits: Limits = PATIENT,
-    is_full: Callable[[], bool] = lambda: False,
+    is_full: Callable[[int], bool] = lambda _: False,
 ) -> AsyncIterator[Running]:
     errors: list[tuple[Exception, Request]] = []
     numbers = itertools.count(1)
@@ -541,7 +544,7 @@ async def test_a_connection_that_is_used_between_two_checks_is_not_idle(
 ) -> None:
     monkeypatch.setattr("engine.http.server._SWEEP_S_MAX", 3_600.0)  # It is checked here.
     patient = Limits(head_s=3_600, body_s=3_600, write_s=3_600, idle_s=3_600)
-    async with running(limits=patient, is_full=lambda: full) as engine:
+    async with running(limits=patient, is_full=lambda _: full) as engine:
         client = await engine.connect()
         now = time.monotonic()
         for _ in range(3):
@@ -604,7 +607,7 @@ async def test_too_many_connections_are_told_to_come_back() -> None:
 
 async def test_a_full_engine_refuses_what_moves_money_and_answers_the_rest() -> None:
     full = [True]
-    async with running(is_full=lambda: full[0]) as engine:
+    async with running(is_full=lambda _: full[0]) as engine:
         client = await engine.connect()
         for _ in range(40):
             await client.post(b"{}", path="/v1/payments/authorize?x=1")
@@ -621,6 +624,54 @@ async def test_a_full_engine_refuses_what_moves_money_and_answers_the_rest() -> 
         full[0] = False
         await client.post(b"{}", path="/v1/payments/authorize")
         assert (await client.read()).status == 200
+
+
+async def test_those_who_come_together_are_let_in_as_far_as_there_is_room() -> None:
+    seen: list[str] = []
+
+    async def handle(request: Request) -> Response:
+        seen.append(request.path)
+        return await echo(request)
+
+    with ExitStack() as stack:
+        async with running(handle, is_full=lambda before: before >= 2) as engine:
+            clients = [
+                stack.enter_context(
+                    socket.create_connection(("127.0.0.1", engine.server.port), timeout=10)
+                )
+                for _ in range(5)
+            ]
+            while len(engine.server.open) < len(clients):
+                await anyio.lowlevel.checkpoint()
+            for turn in (1, 2):
+                # Nobody yields meanwhile, so all of it is there when the server next reads.
+                for client in clients:
+                    client.sendall(
+                        b"POST /v1/payments/authorize HTTP/1.1\r\nHost: t\r\n"
+                        b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+                    )
+                answers = [await anyio.to_thread.run_sync(client.recv, 4_096) for client in clients]
+                statuses = sorted(int(answer[9:12]) for answer in answers)
+                assert statuses == [200, 200, 503, 503, 503]
+                assert len(seen) == 2 * turn, "the others were refused without a handler"
+
+
+async def test_what_a_full_engine_answers_is_what_a_handler_would_have_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wire, "date_now", lambda: "Sun, 22 Nov 2026 12:00:00 GMT")
+    async with running(is_full=lambda _: True) as engine:
+        shell = engine.server.shell
+        for target in ("/v1/payments/authorize", "/v1/payments/pay_1/capture?x=4242424242424242"):
+            for request_id in ("req_1", "req_22", "req_1"):
+                path = target.partition("?")[0]
+                wanted = wire.write_response(
+                    refused(FULL, instance=path, request_id=request_id), request_id
+                )
+                assert shell.refuse_full(target, request_id) == wanted
+        for n in range(1_000):
+            shell.refuse_full(f"/v1/payments/{n}/capture", "req_1")
+        assert len(shell._full) <= 256, "paths are the clients' to choose"
 
 
 async def test_a_client_that_leaves_does_not_stop_the_work() -> None:
