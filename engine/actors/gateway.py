@@ -1,8 +1,9 @@
 """A gateway's actor: bulkhead, deadline and breaker in front of one provider.
 
-What the adapter can answer at once is answered at once; the rest is performed, each call in a task
-of its own, at most `inflight_max` at a time. Whatever happens to a call, its shard hears of it: a
-call that ran into the deadline is `Unknown`, one that was never sent is `Failed(sent=False)`.
+What the adapter can answer at once is answered at once; the rest is performed by tasks that make
+one call after the other, at most `inflight_max` at a time. Whatever happens to a call, its shard
+hears of it: a call that ran into the deadline is `Unknown`, one that was never sent is
+`Failed(sent=False)`.
 
 The breaker is asked before a call is sent. While it is open nothing is sent; when its rest is over
 exactly one call goes as a trial and the others wait for its outcome.
@@ -15,7 +16,9 @@ one took over and asked what had become of it.
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Callable
 
 import anyio
 import anyio.lowlevel
@@ -36,7 +39,7 @@ from engine.domain.news import (
 )
 from engine.failpoints import failpoint
 from engine.messages import Heard, Perform, ToGateway
-from engine.ports import Breaker, Clock, Gateway, Telemetry
+from engine.ports import Breaker, Clock, Event, Gateway, Telemetry
 from engine.supervisor.mailbox import Mailbox
 
 _MAY_OPEN = frozenset(kind for kind in OUTCOME_IS_OK if counts_as_failure(kind))
@@ -56,6 +59,17 @@ class GatewayStatistics(msgspec.Struct, frozen=True):
     not_sent: int
 
 
+class _Caller:
+    """A task that makes calls, and the one it is at; without one it waits for `wake`."""
+
+    __slots__ = ("is_trial", "message", "wake")
+
+    def __init__(self, message: Perform, is_trial: bool, wake: Event) -> None:
+        self.message: Perform | None = message
+        self.is_trial = is_trial
+        self.wake = wake
+
+
 class GatewayActor:
     """Owns one provider's adapter and its breaker."""
 
@@ -68,7 +82,9 @@ class GatewayActor:
         clock: Clock,
         telemetry: Telemetry,
         settings: ActorSettings,
+        new_event: Callable[[], Event] = anyio.Event,
     ) -> None:
+        self._new_event = new_event
         self._mailbox = mailbox
         self._turn = settings.turn_steps
         self._directory = directory
@@ -78,6 +94,7 @@ class GatewayActor:
         self._telemetry = telemetry
         self._traits = gateway.traits
         self._waiting: deque[Perform] = deque()
+        self._free: list[_Caller] = []
         self._in_flight = 0
         self._calls = 0
         self._not_sent = 0
@@ -109,19 +126,19 @@ class GatewayActor:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Send calls until cancelled. Calls cut off by that are looked up by the reconciler."""
-        self._in_flight = 0
         self._resting = False
         self._waiting.clear()
         gave_way, name = self._directory.gave_way, f"gateway-{self._traits.name}"
-        async with anyio.create_task_group() as tasks:
-            self._tasks: TaskGroup = tasks
-            if self._breaker.state == "open":
-                self._rest()
-            elif self._breaker.state == "half-open":
-                self._breaker.half_open()  # A trial that was out is lost: let another one through.
-            reader = self._mailbox.attach()
-            task_status.started()
-            try:
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks: TaskGroup = tasks
+                if self._breaker.state == "open":
+                    self._rest()
+                elif self._breaker.state == "half-open":
+                    # A trial that was out is lost: let another one through.
+                    self._breaker.half_open()
+                reader = self._mailbox.attach()
+                task_status.started()
                 while True:
                     messages = await reader.receive_all()
                     for start in range(0, len(messages), self._turn):
@@ -133,8 +150,11 @@ class GatewayActor:
                         for _ in turn:
                             reader.acknowledge_one()
                     gave_way.discard(name)
-            finally:
-                gave_way.discard(name)
+        finally:
+            gave_way.discard(name)
+            # None of the tasks that made calls lives any more.
+            self._free.clear()
+            self._in_flight = 0
 
     def _send(self, messages: list[Perform]) -> None:
         if self._state != "closed" or self._waiting or self._is_late(messages[0]):
@@ -166,7 +186,17 @@ class GatewayActor:
             self._in_flight += 1
             self._calls += 1
             is_trial = self._breaker.state == "half-open"
-            self._tasks.start_soon(self._perform, self._waiting.popleft(), is_trial)
+            self._start(self._waiting.popleft(), is_trial)
+
+    def _start(self, message: Perform, is_trial: bool) -> None:
+        """Give a call to a task that has none, or to a new one."""
+        if self._free:
+            caller = self._free.pop()
+            caller.message, caller.is_trial = message, is_trial
+            caller.wake.set()
+        else:
+            caller = _Caller(message, is_trial, self._new_event())
+            self._tasks.start_soon(self._make_calls, caller)
 
     def _is_late(self, message: Perform) -> bool:
         """Whether the call has waited for longer than the provider gets for its answer."""
@@ -187,23 +217,41 @@ class GatewayActor:
         )
         self._tell(message, news)
 
-    async def _perform(self, message: Perform, is_trial: bool) -> None:
-        began = anyio.current_time()
-        # Asked once more, because the process may have stood still since it was let through. It may
-        # at any moment; once the call is being made, its own time-out ends it.
-        is_late = self._is_late(message)
-        news: OperationNews = _NEVER_SENT if is_late else Unknown(TIMED_OUT)
-        try:
-            if not is_late:
-                with anyio.move_on_after(self._traits.deadline_ms / 1000):
-                    news = await self._attempt(message.call)
-        finally:
-            self._in_flight -= 1
+    async def _make_calls(self, caller: _Caller) -> None:
+        """Make one call after the other: a task and a scope for each would cost half of it."""
+        began = 0.0
+        with anyio.CancelScope() as scope:
+            while True:
+                assert caller.message is not None, "a caller is woken with a call to make"
+                began = anyio.current_time()
+                news: OperationNews | None = None
+                # Asked once more, because the process may have stood still since it was let
+                # through. It may at any moment; once the call is being made, its own time-out
+                # ends it.
+                if not self._is_late(caller.message):
+                    scope.deadline = began + self._traits.deadline_ms / 1000
+                    news = await self._attempt(caller.message.call)
+                    scope.deadline = math.inf
+                self._end(caller, news, began)
+                if scope.cancel_called:
+                    # The reply came with the deadline: it counts, and the scope is used up.
+                    return
+                caller.wake = self._new_event()
+                self._free.append(caller)
+                await caller.wake.wait()
+        if caller.message is not None:
+            self._end(caller, Unknown(TIMED_OUT), began)
+
+    def _end(self, caller: _Caller, news: OperationNews | None, began: float) -> None:
+        """A call is over; None: it was not sent. The next one is another task's."""
+        message, caller.message = caller.message, None
+        assert message is not None
+        self._in_flight -= 1
         now = anyio.current_time()
-        if is_late and not is_trial:
+        if news is None and not caller.is_trial:
             self._refuse(message)
         else:
-            self._heard(message, news, now - began, now, is_trial=is_trial)
+            self._heard(message, news or _NEVER_SENT, now - began, now, is_trial=caller.is_trial)
         if self._waiting:
             self._pump()
 

@@ -27,7 +27,7 @@ class OpenPayments:
         return payment_id in self._quiet or payment_id in self._active
 
     def get(self, payment_id: str) -> Payment | None:
-        """The payment's state, or None where it is not open."""
+        """The payment's state, or None where it is not open. Raises DOCUMENT_ERRORS."""
         payment = self._active.get(payment_id)
         if payment is None:
             document = self._quiet.get(payment_id)

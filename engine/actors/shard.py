@@ -26,6 +26,7 @@ from engine.actors.open_payments import OpenPayments
 from engine.actors.settings import ActorSettings
 from engine.domain.change import Env, Step, gateway_call
 from engine.domain.commands import Open
+from engine.domain.document import DOCUMENT_ERRORS
 from engine.domain.entry import Answer, Claim, Entry, InboxRef, TimerRow
 from engine.domain.ids import op_id
 from engine.domain.machine import (
@@ -65,7 +66,7 @@ from engine.messages import (
     WriteRefused,
 )
 from engine.ports import Clock, Ids, LedgerReader, Telemetry
-from engine.supervisor.mailbox import Mailbox
+from engine.supervisor.mailbox import DeadLetter, Mailbox
 
 
 class _Writing:
@@ -319,6 +320,23 @@ class ShardActor:
     def _is_new(message: ToShard) -> bool:
         return isinstance(message, Request) and isinstance(message.command, Open)
 
+    def _with_payment(self, message: Request | Heard | TimerDue) -> None:
+        """Handle a message with its payment, which is fetched where it is not in memory."""
+        try:
+            payment = self._payments.get(message.payment_id)
+        except DOCUMENT_ERRORS as damage:
+            # Damage stops its payment, not the shard; a timer comes again and is told of again.
+            reason = f"the document of {message.payment_id} can't be read: {damage}"
+            if isinstance(message, TimerDue):
+                self._telemetry.error("payment_unreadable", reason=reason)
+            else:
+                self._mailbox.park(DeadLetter(message=message, reason=reason, crashes=0))
+            return
+        if payment is None:
+            self._fetch(message.payment_id, message)
+        else:
+            self._handle(message, payment)
+
     def _handle(self, message: ToShard, payment: Payment | None) -> None:
         """A message together with its payment, whether that is in memory or was fetched."""
         if isinstance(message, Request):
@@ -339,11 +357,7 @@ class ShardActor:
         if isinstance(message.command, Open):
             self._open(message, message.command)
             return
-        payment = self._payments.get(payment_id)
-        if payment is None:
-            self._fetch(payment_id, message)
-        else:
-            self._command(message, payment)
+        self._with_payment(message)
 
     def _open(self, message: Request, command: Open) -> None:
         env = self._env(command.merchant_id, command.gateway)
@@ -511,13 +525,8 @@ class ShardActor:
             self._asked.pop((payment_id, message.op), None)
             if message.via == "look_up":
                 failpoint("looked_up")
-        if self._in_line(payment_id, message):
-            return
-        payment = self._payments.get(payment_id)
-        if payment is None:
-            self._fetch(payment_id, message)
-        else:
-            self._hear(message, payment)
+        if not self._in_line(payment_id, message):
+            self._with_payment(message)
 
     def _hear(self, message: Heard, payment: Payment | None) -> None:
         if payment is None or message.op > len(payment.operations):
@@ -549,14 +558,8 @@ class ShardActor:
     # --- time -------------------------------------------------------------------------------
 
     def _on_timer(self, message: TimerDue) -> None:
-        payment_id = message.payment_id
-        if self._in_line(payment_id, message):
-            return
-        payment = self._payments.get(payment_id)
-        if payment is None:
-            self._fetch(payment_id, message)
-        else:
-            self._wake(message, payment)
+        if not self._in_line(message.payment_id, message):
+            self._with_payment(message)
 
     def _wake(self, message: TimerDue, payment: Payment | None) -> None:
         if payment is None:

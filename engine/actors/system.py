@@ -114,7 +114,7 @@ class ActorSystem:
             actor_name = f"gateway-{name}"
             self.directory.gateways[name] = mailbox = self._mailbox(actor_name)
             gateway_actor = GatewayActor(
-                mailbox, self.directory, gateway, breaker, clock, telemetry, settings
+                mailbox, self.directory, gateway, breaker, clock, telemetry, settings, new_event
             )
             self._statistics[actor_name] = gateway_actor.statistics
             self._child(actor_name, gateway_actor.run)

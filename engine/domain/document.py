@@ -13,4 +13,6 @@ to_document: Final[Callable[[Payment], bytes]] = msgspec.json.Encoder().encode
 """JSON, without what has its default."""
 
 from_document: Final[Callable[[bytes], Payment]] = msgspec.json.Decoder(Payment).decode
-"""The payment. Raises msgspec.DecodeError or UnicodeDecodeError for what is none."""
+"""The payment. Raises DOCUMENT_ERRORS for what is none."""
+
+DOCUMENT_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError)

@@ -147,7 +147,7 @@ class Connection(BaseProtocol):
             self._head_since = 0.0
             self._head_bytes = 0
             if self._task is None:
-                if self._is_shed(messages):
+                if self._is_shed(messages):  # What it counts is forgotten before the task runs.
                     return
                 self.server.busy.add(self)
                 self._task = self._loop.create_task(self._serve())
@@ -249,7 +249,7 @@ class Connection(BaseProtocol):
             self._last = True
 
     def _is_shed(self, messages: Sequence[_Message]) -> bool:
-        """Refuse at once what could only be refused: without a task, a handler, a log line.
+        """Refuse at once what would be refused: without a task, a handler, a log line.
 
         Under three times the load it can carry, the engine would otherwise spend half of its
         time on refusals. What is not the plain case goes the usual way.
@@ -259,20 +259,20 @@ class Connection(BaseProtocol):
             message.method, message.path
         ):
             return False
-        server = self.server
+        server, shell = self.server, self.server.shell
         if (
-            not server.shell.is_full(server.arrived)
+            not shell.is_full(server.arrived)
             or len(messages) > 1
             or not body.is_eof()
             or message.should_close
             or message.upgrade
             or message.version[1] == 0
+            or self._paused
             or self.transport is None
         ):
             server.arrives()
             return False
         server.requests += 1
-        shell = server.shell
         server.send(self.transport, shell.refuse_full(message.path, shell.new_request_id()))
         self._parsed_one()
         return True

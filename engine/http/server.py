@@ -43,7 +43,7 @@ class HttpServer:
         self._loop = loop
         self._answers: list[tuple[asyncio.Transport, bytes]] = []
         self.arrived = 0
-        """Requests that move money whose handlers run in the next turn of the loop."""
+        """Requests that move money, read in this turn of the loop; their handlers run next."""
 
     def __call__(self) -> Connection:
         """Make the protocol of one connection."""

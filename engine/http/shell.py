@@ -19,7 +19,7 @@ from engine.http.exchange import Request, Response
 from engine.http.limits import Limits
 from engine.http.problems import problem, refused
 
-_TARGETS_MAX: Final = 256
+_PATHS_MAX: Final = 64
 
 Handle = Callable[[Request], Awaitable[Response]]
 Receive = Callable[[Mapping[str, str], int], Awaitable[bytes | Refusal]]
@@ -56,7 +56,7 @@ class Shell:
     ) -> None:
         self.limits = limits
         self.is_full = is_full
-        """Whether a request that moves money could only be refused, after so many before it."""
+        """Whether a request that moves money is refused, were so many before it let in."""
         self.new_request_id = new_request_id
         self.refusals: Counter[str] = Counter()
         self._full: dict[tuple[str, int], list[bytes]] = {}
@@ -73,20 +73,22 @@ class Shell:
     def refuse_full(self, target: str, request_id: str) -> bytes:
         """Write, and count, the answer to what moves money while nothing can be admitted.
 
-        Under overload that is most answers there are. Those of one second and target differ in
+        Under overload that is most answers there are. Those of one second and path differ in
         their ids alone, which stand twice in each.
         """
         self.refusals[FULL.code] += 1
         date = wire.date_now()
-        if date != self._full_date or len(self._full) >= _TARGETS_MAX:
+        if date != self._full_date:
             self._full.clear()
             self._full_date = date
+        path = wire.split_target(target)[0]
         id_ = request_id.encode()
-        between = self._full.get((target, len(id_)))
+        between = self._full.get((path, len(id_)))
         if between is None:
-            response = refused(FULL, instance=wire.split_target(target)[0], request_id=request_id)
+            response = refused(FULL, instance=path, request_id=request_id)
             between = wire.write_response(response, request_id).split(id_)
-            self._full[target, len(id_)] = between
+            if len(self._full) < _PATHS_MAX:
+                self._full[path, len(id_)] = between
         return id_.join(between)
 
     def judge(self, method: str, path: str, headers: Mapping[str, str]) -> int | Refusal:

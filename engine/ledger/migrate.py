@@ -118,6 +118,8 @@ def _pending(wanted: list[Migration], applied: list[asyncpg.Record]) -> list[Mig
 async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
     try:
         async with connection.transaction():
+            # Whoever comes after it waits as well, so it gives up rather than wait for long.
+            await connection.execute("SET LOCAL lock_timeout = '10s'")
             await connection.execute(migration.sql)
             await connection.execute(
                 QUERIES["migration_done"],

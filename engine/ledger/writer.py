@@ -321,6 +321,10 @@ class Writer:
         try:
             if self._durable:
                 await check_durable(connection)
+            # Told here too: after a migration, the statement of a commit may not even begin.
+            epoch = await connection.fetchval(QUERIES["epoch"], timeout=self._timeout_s)
+            if epoch > self._epoch:
+                raise Fenced(f"epoch {self._epoch} is over, this is epoch {epoch}")
             types = await _take_packed(connection)
             append = await connection.prepare(QUERIES["append_batch"])
             # One snapshot: an earlier try that ends meanwhile is in all of it, or in nothing.

@@ -97,6 +97,8 @@ def documents(world: World, payments: list[Payment], *, is_final: bool) -> Itera
         row = dict(zip(_COLUMNS, world.store.payments[payment.id], strict=True))
         for what in rules.columns(payment, row):
             yield Violation("I4 bounds", f"{payment.id}: {what}")
+        if row["has_work"] is not payment.has_work:
+            yield Violation("I4 bounds", f"{payment.id}: has_work is {row['has_work']}")
         for what in rules.bounds(payment):
             yield Violation("I4 bounds", f"{payment.id}: {what}")
         for what in rules.amounts(payment, moved.get(payment.id, {})):

@@ -51,7 +51,7 @@ NOT_RUN: Final[dict[int, str]] = {
     52: "the engine calls no address that a client names yet",
     54: "the engine encrypts nothing yet",
     56: "nothing was released yet to upgrade from; that a migration fences an engine that still "
-    "runs is tested in tests/real/ledger/test_totals.py",
+    "runs is tested in tests/real/ledger/test_postgres.py",
     58: "the engine sends no webhooks to merchants yet",
 }
 """Row -> why it has no scenario. A scenario that skips says so itself."""

@@ -542,6 +542,23 @@ async def test_a_cancelled_read_leaves_no_broken_connection_behind(
     assert statistics.idle <= statistics.connections_max
 
 
+async def test_an_engine_whose_schema_is_migrated_beneath_it_is_fenced(
+    bench: PostgresBench, make: Maker
+) -> None:
+    ledger = await bench.open()
+    await ledger.commit(make.batch(Entry(payment=make.payment())))
+    migrating = await asyncpg.connect(bench.dsn)
+    async with migrating.transaction():
+        await migrating.execute("UPDATE engine_epoch SET epoch = epoch + 1")
+        await migrating.execute("ALTER TYPE payment_input ADD ATTRIBUTE one_more boolean")
+    await migrating.close()
+    batch = make.batch(Entry(payment=make.payment()))
+    with pytest.raises(LedgerUnavailable):
+        await ledger.commit(batch)
+    with pytest.raises(Fenced):
+        await ledger.commit(batch)
+
+
 async def test_a_cancelled_commit_is_finished_first(
     bench: PostgresBench,
     make: Maker,

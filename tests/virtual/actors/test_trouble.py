@@ -149,10 +149,30 @@ async def test_a_damaged_document_stops_its_own_payment_alone(autojump_clock, wo
     assert (answer.status, body(answer)["retryable"]) == (500, True)
     assert (await world.capture(other)).status == 200
     await world.until(world.letters)
-    assert "DecodeError" in world.letters()[0]
+    assert "can't be read" in world.letters()[0]
+    assert sum(world.system.directory.shard_crashes) == 0
     world.store.payments[damaged] = row
     await world.restart()
     assert (await world.capture(damaged)).status == 200
+
+
+@pytest.mark.trio
+async def test_a_timer_of_a_damaged_document_is_told_of_until_it_is_mended(autojump_clock, world):
+    payment_id = await world.authorized()
+    due_s = (world.payment(payment_id).expires_ms - world.clock.now_ms()) / 1_000
+    await world.stop()
+    row = world.store.payments[payment_id]
+    world.store.payments[payment_id] = (*row[:22], b"{", *row[23:])
+    await world.start()
+    await world.skip(due_s + 120)
+    told = len(world.telemetry.said("payment_unreadable"))
+    await world.skip(120)
+    assert 0 < told < len(world.telemetry.said("payment_unreadable"))
+    assert sum(world.system.directory.shard_crashes) == 0
+    assert world.letters() == []
+    world.store.payments[payment_id] = row
+    await world.restart()
+    await world.until(lambda: world.payment(payment_id).status == "expired")
 
 
 @pytest.mark.trio
