@@ -64,11 +64,15 @@ class TimerDue(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class PaymentLoaded(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """What the ledger holds of a payment that was not in memory (None: no such payment)."""
+    """What the ledger holds of a payment that was not in memory (None: no such payment).
+
+    `damage` says why it can't be read, where it is there and can't.
+    """
 
     incarnation: int
     payment_id: str
     payment: Payment | None
+    damage: str | None = None
 
 
 class Tick(msgspec.Struct, frozen=True, tag=True, gc=False):

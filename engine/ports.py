@@ -215,7 +215,7 @@ class LedgerReader(Protocol):
     """The reading half: any number of callers. Reads what has been committed."""
 
     async def payments(self, ids: Sequence[str]) -> dict[str, Payment]:
-        """The payments of these ids that exist."""
+        """The payments of these ids that exist. Raises DOCUMENT_ERRORS where one is damaged."""
         ...
 
     async def open_payments(self, slots: range, take: TakePayments) -> None:

@@ -126,6 +126,9 @@ class GatewayActor:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Send calls until cancelled. Calls cut off by that are looked up by the reconciler."""
+        free: list[_Caller] = []
+        self._free = free
+        self._in_flight = 0
         self._resting = False
         self._waiting.clear()
         gave_way, name = self._directory.gave_way, f"gateway-{self._traits.name}"
@@ -139,22 +142,24 @@ class GatewayActor:
                     self._breaker.half_open()
                 reader = self._mailbox.attach()
                 task_status.started()
-                while True:
-                    messages = await reader.receive_all()
-                    for start in range(0, len(messages), self._turn):
-                        if start:
-                            gave_way.add(name)
-                            await anyio.lowlevel.checkpoint()
-                        turn = messages[start : start + self._turn]
-                        self._send(turn)
-                        for _ in turn:
-                            reader.acknowledge_one()
+                try:
+                    while True:
+                        messages = await reader.receive_all()
+                        for start in range(0, len(messages), self._turn):
+                            if start:
+                                gave_way.add(name)
+                                await anyio.lowlevel.checkpoint()
+                            turn = messages[start : start + self._turn]
+                            self._send(turn)
+                            for _ in turn:
+                                reader.acknowledge_one()
+                        gave_way.discard(name)
+                finally:
                     gave_way.discard(name)
         finally:
-            gave_way.discard(name)
-            # None of the tasks that made calls lives any more.
-            self._free.clear()
-            self._in_flight = 0
+            # An abandoned life ends when the next one has begun, and has no say in that.
+            if self._free is free:
+                self._in_flight = 0
 
     def _send(self, messages: list[Perform]) -> None:
         if self._state != "closed" or self._waiting or self._is_late(messages[0]):
@@ -219,39 +224,42 @@ class GatewayActor:
 
     async def _make_calls(self, caller: _Caller) -> None:
         """Make one call after the other: a task and a scope for each would cost half of it."""
-        began = 0.0
+        began, free = 0.0, self._free
         with anyio.CancelScope() as scope:
             while True:
                 assert caller.message is not None, "a caller is woken with a call to make"
                 began = anyio.current_time()
-                news: OperationNews | None = None
                 # Asked once more, because the process may have stood still since it was let
                 # through. It may at any moment; once the call is being made, its own time-out
                 # ends it.
-                if not self._is_late(caller.message):
+                if self._is_late(caller.message):
+                    self._end(caller, _NEVER_SENT, began, is_sent=False)
+                else:
                     scope.deadline = began + self._traits.deadline_ms / 1000
                     news = await self._attempt(caller.message.call)
                     scope.deadline = math.inf
-                self._end(caller, news, began)
+                    self._end(caller, news, began)
                 if scope.cancel_called:
                     # The reply came with the deadline: it counts, and the scope is used up.
                     return
                 caller.wake = self._new_event()
-                self._free.append(caller)
+                free.append(caller)
                 await caller.wake.wait()
         if caller.message is not None:
             self._end(caller, Unknown(TIMED_OUT), began)
 
-    def _end(self, caller: _Caller, news: OperationNews | None, began: float) -> None:
-        """A call is over; None: it was not sent. The next one is another task's."""
+    def _end(
+        self, caller: _Caller, news: OperationNews, began: float, *, is_sent: bool = True
+    ) -> None:
+        """A call is over. What waits is for another task, so that this one gives way."""
         message, caller.message = caller.message, None
         assert message is not None
         self._in_flight -= 1
         now = anyio.current_time()
-        if news is None and not caller.is_trial:
+        if not is_sent and not caller.is_trial:
             self._refuse(message)
         else:
-            self._heard(message, news or _NEVER_SENT, now - began, now, is_trial=caller.is_trial)
+            self._heard(message, news, now - began, now, is_trial=caller.is_trial)
         if self._waiting:
             self._pump()
 

@@ -325,17 +325,21 @@ class ShardActor:
         try:
             payment = self._payments.get(message.payment_id)
         except DOCUMENT_ERRORS as damage:
-            # Damage stops its payment, not the shard; a timer comes again and is told of again.
-            reason = f"the document of {message.payment_id} can't be read: {damage}"
-            if isinstance(message, TimerDue):
-                self._telemetry.error("payment_unreadable", reason=reason)
-            else:
-                self._mailbox.park(DeadLetter(message=message, reason=reason, crashes=0))
+            self._park(message, str(damage))
             return
         if payment is None:
             self._fetch(message.payment_id, message)
         else:
             self._handle(message, payment)
+
+    def _park(self, message: Request | Heard | TimerDue, damage: str) -> None:
+        """A damaged document stops its payment, and not the shard it is in."""
+        reason = f"the document of {message.payment_id} can't be read: {damage}"
+        if isinstance(message, TimerDue) and message.kind != "revive":
+            # It comes again, and is told of again.
+            self._telemetry.error("payment_unreadable", reason=reason)
+        else:
+            self._mailbox.park(DeadLetter(message=message, reason=reason, crashes=0))
 
     def _handle(self, message: ToShard, payment: Payment | None) -> None:
         """A message together with its payment, whether that is in memory or was fetched."""
@@ -603,6 +607,10 @@ class ShardActor:
         self._loading.discard(payment_id)
         if message.payment is not None:
             self._next_in_line(payment_id, message.payment)
+            return
+        if message.damage is not None:
+            while payment_id in self._line:
+                self._line.next_turn(payment_id, partial(self._park, damage=message.damage))
             return
         # There is no such payment: everybody in line is told so, and nothing is fetched again.
         while payment_id in self._line:

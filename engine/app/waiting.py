@@ -1,4 +1,4 @@
-"""A cheaper event for the one place that makes one per request.
+"""A cheaper event for the places that make one per request or call.
 
 `asyncio.Event` asks for the running loop at every wait, which on CPython 3.11 is a system call; a
 future made by a loop that is known already asks for nothing. That was 4 % of the engine's CPU
@@ -11,7 +11,7 @@ import asyncio
 
 
 class LoopEvent:
-    """What the router uses of `anyio.Event`, on asyncio only."""
+    """What the router and gateways' actors use of `anyio.Event`, on asyncio only."""
 
     __slots__ = ("_is_set", "_loop", "_waiters")
 

@@ -116,8 +116,9 @@ class Writer:
     async def commit(self, batch: Batch) -> Receipt:
         """Apply the batch in one transaction, or find that it has been applied.
 
-        Raises KeysTaken, EntryInvalid and Fenced, which are definite, and LedgerUnavailable,
-        after which the same batch must be committed again.
+        Raises KeysTaken and EntryInvalid, which are definite; LedgerUnavailable, after which the
+        same batch must be committed again; and Fenced, after which nothing may be: what became of
+        an earlier try of the batch may be open, and is the next engine's to find out.
         """
         assert self._epoch, "an engine takes over before it writes"
         assert self._unsettled in (None, batch.key), f"{self._unsettled} is not settled yet"

@@ -176,6 +176,33 @@ async def test_a_timer_of_a_damaged_document_is_told_of_until_it_is_mended(autoj
 
 
 @pytest.mark.trio
+async def test_damage_of_a_settled_payment_is_told_to_who_asks_for_it(autojump_clock, world):
+    payments = [await world.authorized() for _ in range(3)]
+    for payment_id in payments:
+        assert (await world.capture(payment_id)).status == 200
+    row = world.store.payments[payments[1]]
+    world.store.payments[payments[1]] = (*row[:22], b"{", *row[23:])
+    answers = {}
+
+    async def refund(payment_id):
+        answers[payment_id] = await world.refund(payment_id)
+
+    for _ in range(2):
+        async with trio.open_nursery() as nursery:
+            for payment_id in payments:
+                nursery.start_soon(refund, payment_id)
+        statuses = [answers[payment_id].status for payment_id in payments]
+        assert statuses[1] == 500
+        assert 500 not in (statuses[0], statuses[2])
+    assert sum(world.system.directory.shard_crashes) == 0
+    await world.until(lambda: len(world.letters()) == 2)
+    world.system.look_up_now(payments[1])
+    await world.until(lambda: len(world.letters()) == 3)
+    world.store.payments[payments[1]] = row
+    assert (await world.refund(payments[1])).status in (200, 201)
+
+
+@pytest.mark.trio
 async def test_a_crash_loop_parks_its_shard_and_no_other(autojump_clock, world, monkeypatch):
     directory = world.system.directory
     payments = {}
