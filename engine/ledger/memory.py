@@ -21,6 +21,7 @@ from engine.ledger.rows import Row
 from engine.ports import (
     Balance,
     Fenced,
+    LedgerError,
     LedgerUnavailable,
     PaymentFilter,
     Receipt,
@@ -119,7 +120,7 @@ class MemoryLedger:
             raise LedgerUnavailable("the connection was lost before the batch arrived")
         try:
             receipt = self.store.apply(batch, self._epoch)
-        except Exception:
+        except LedgerError:
             self._unsettled = None
             raise
         if outcome == "applied":

@@ -134,8 +134,10 @@ def claim(key: str, **fields: Any) -> Claim:
 
 async def open_payments(ledger: Ledger, slots: range) -> list[Payment]:
     """The open payments, oldest first."""
-    documents: list[bytes] = []
-    await ledger.open_payments(slots, taken_into(documents))
+    quiet: dict[str, bytes] = {}
+    working: list[bytes] = []
+    await ledger.open_payments(slots, into(quiet, working))
+    documents = (*quiet.values(), *working)
     return sorted((from_document(doc) for doc in documents), key=lambda payment: payment.id)
 
 
@@ -148,22 +150,17 @@ async def by_work(ledger: Ledger) -> tuple[dict[str, Payment], dict[str, Payment
     """The open payments without work, and those that may have some."""
     quiet: dict[str, bytes] = {}
     working: list[bytes] = []
-
-    def take(some: dict[str, bytes], others: list[bytes]) -> None:
-        quiet.update(some)
-        working.extend(others)
-
-    await ledger.open_payments(range(4_096), take)
+    await ledger.open_payments(range(4_096), into(quiet, working))
     without = {id_: from_document(document) for id_, document in quiet.items()}
     return without, by_id(*map(from_document, working))
 
 
-def taken_into(documents: list[bytes]) -> TakePayments:
-    """Take open payments into a list, whether they have work or not."""
+def into(quiet: dict[str, bytes], working: list[bytes]) -> TakePayments:
+    """Take open payments into these."""
 
-    def take(quiet: dict[str, bytes], working: list[bytes]) -> None:
-        documents.extend(quiet.values())
-        documents.extend(working)
+    def take(some: dict[str, bytes], others: list[bytes]) -> None:
+        quiet.update(some)
+        working.extend(others)
 
     return take
 

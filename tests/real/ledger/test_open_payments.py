@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,28 +21,9 @@ from engine.ledger.migrate import FOLDER, migrate  # noqa: E402
 from engine.ledger.postgres import PostgresLedger  # noqa: E402
 from engine.ledger.rows import build  # noqa: E402
 from engine.ports import LedgerUnavailable  # noqa: E402
-from tests.contracts.ledger import Maker, authorized, by_id, by_work, taken_into  # noqa: E402
+from tests.contracts.ledger import Maker, authorized, by_id, by_work, into  # noqa: E402
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def make() -> Maker:
-    return Maker()
-
-
-@pytest.fixture
-async def ledger(database: str, anyio_backend: str) -> AsyncIterator[PostgresLedger]:
-    ledger = PostgresLedger(database)
-    await ledger.open()
-    await ledger.take_over("test")
-    yield ledger
-    await ledger.close()
 
 
 async def sessions_left(database: str) -> None:
@@ -62,7 +43,8 @@ async def test_open_payments_that_do_not_come_are_not_waited_for(
 ) -> None:
     """A session that waits for a lock does not notice that its engine has given up."""
     await ledger.commit(make.batch(Entry(payment=make.payment())))
-    found: list[bytes] = []
+    quiet: dict[str, bytes] = {}
+    working: list[bytes] = []
     monkeypatch.setitem(connections.READER_OF_TABLES, "lock_timeout", "300")
     blocker = await asyncpg.connect(database)
     async with blocker.transaction():
@@ -71,12 +53,13 @@ async def test_open_payments_that_do_not_come_are_not_waited_for(
             if whose == "the engine's":
                 impatient.setattr(connections, "READ_TIMEOUT_S", 0.1)
             with pytest.raises(LedgerUnavailable):
-                await ledger.open_payments(range(4_096), taken_into(found))
+                await ledger.open_payments(range(4_096), into(quiet, working))
         await sessions_left(database)
     await blocker.close()
-    assert not found
-    await ledger.open_payments(range(4_096), taken_into(found))
-    assert len(found) == 1
+    assert not quiet
+    assert not working
+    await ledger.open_payments(range(4_096), into(quiet, working))
+    assert len(working) == 1
 
 
 def test_a_lock_is_waited_for_no_longer_than_a_read() -> None:

@@ -32,16 +32,6 @@ from tests.contracts.ledger import (  # noqa: E402
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def make() -> Maker:
-    return Maker()
-
-
 COUNT_OF_TRANSFERS = 7
 """The place of that argument of append_batch."""
 

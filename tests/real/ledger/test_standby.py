@@ -20,11 +20,6 @@ from tests.real.standby import standby_of  # noqa: E402
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_payments_are_read_from_the_primary_and_not_from_a_standby(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "data") as server:
         await migrate(server.dsn)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -28,20 +28,6 @@ from tests.contracts.ledger import NOW, Maker  # noqa: E402
 pytestmark = pytest.mark.anyio
 
 MERCHANTS = ("mer_a", "mer_b", "mer_c")
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def ledger(database: str, anyio_backend: str) -> AsyncIterator[PostgresLedger]:
-    ledger = PostgresLedger(database)
-    await ledger.open()
-    await ledger.take_over("test")
-    yield ledger
-    await ledger.close()
 
 
 def some_batches(seed: int, count: int) -> list[Batch]:

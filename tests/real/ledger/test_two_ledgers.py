@@ -45,6 +45,7 @@ from engine.ledger.memory_store import MemoryStore
 from engine.ledger.postgres import PostgresLedger
 from engine.ledger.verify import verify
 from engine.ports import EntryInvalid, Fenced, KeysTaken, LedgerUnavailable, PaymentFilter
+from tests.contracts.ledger import into
 from tests.pure.domain.one_payment import START_MS, OnePayment
 from tests.real.ledger.test_postgres import LosesOnce
 
@@ -140,12 +141,7 @@ async def contents(ledger: Either, ids: list[str], now_ms: int) -> Any:
     waiting = [sorted(msgspec.structs.astuple(t) for t in one) for one in timers]
     quiet: dict[str, bytes] = {}
     working: list[bytes] = []
-
-    def take(some: dict[str, bytes], others: list[bytes]) -> None:
-        quiet.update(some)
-        working.extend(others)
-
-    await ledger.open_payments(range(4_096), take)
+    await ledger.open_payments(range(4_096), into(quiet, working))
     wanted = PaymentFilter(MERCHANT, False, limit=LIMIT)
     statuses = ("authorized", "captured", "unknown")
     return {
