@@ -36,6 +36,7 @@ from engine.actors.directory import Directory
 from engine.actors.ledger_writer import LedgerWriterActor
 from engine.actors.settings import ActorSettings
 from engine.app.identity import RandomIds, SystemClock
+from engine.app.run import calm_collector
 from engine.app.telemetry import StructlogTelemetry
 from engine.domain.entry import Entry
 from engine.ledger.embedded import EmbeddedPostgres
@@ -108,13 +109,12 @@ class Bench:
         source = self._sources.setdefault(name, TransferSource(**kind))
         made = list(source.batches(self._next_id, count, size))
         self._next_id += count * size
-        gc.collect()
-        gc.freeze()  # as the engine does at its start
+        calm_collector()  # as the engine does at its start
         began = time.perf_counter()
         done, took_s = 0, 0.0
         async with self.projected():
             while done < count and took_s < MEASURED_S_MAX:
-                await self.ledger.commit(made[done])
+                await self.ledger.commit(made[done], made[done + 1] if done + 1 < count else None)
                 done, took_s = done + 1, time.perf_counter() - began
         self.note(name, done * size / (time.perf_counter() - began))
         gc.unfreeze()

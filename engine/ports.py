@@ -187,9 +187,11 @@ class TimelineRow(msgspec.Struct, frozen=True):
 class LedgerWriter(Protocol):
     """The writing half: one caller at a time."""
 
-    async def commit(self, batch: Batch) -> Receipt:
+    async def commit(self, batch: Batch, following: Batch | None = None) -> Receipt:
         """Apply the batch in one transaction.
 
+        `following` is what will be committed next if all goes well, for a ledger that can make it
+        ready meanwhile. It promises nothing: another batch may come instead, or none.
         Raises `KeysTaken`, `EntryInvalid`, `LedgerUnavailable` or `Fenced`.
         """
         ...

@@ -6,6 +6,8 @@ commit is under way the next group gathers, so the busier the engine, the larger
 - A lost reply to a COMMIT is settled by committing the same batch under the same key again.
 - Entries whose idempotency key is taken are refused by name; the rest is committed.
 - An entry that cannot be stored is found by bisecting; its batch mates are committed.
+- Where more waits than one transaction takes, the ledger is told of the next one as well, and makes
+  it ready while the database is at work.
 """
 
 from __future__ import annotations
@@ -68,6 +70,7 @@ class LedgerWriterActor:
         self._entries_max = entries_max
         self._gather_entries = gather_entries
         self._told_max = told_max
+        self._ahead: tuple[list[Write], Batch] | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Commit until cancelled. Raises `Fenced` when a newer engine has taken over."""
@@ -78,9 +81,15 @@ class LedgerWriterActor:
             await reader.wait()
             await self._gather(reader)
             messages = reader.take_all()
-            for start in range(0, len(messages), self._entries_max):
-                group = messages[start : start + self._entries_max]
-                await self._settle(group)
+            groups = [
+                messages[start : start + self._entries_max]
+                for start in range(0, len(messages), self._entries_max)
+            ]
+            writes = [[message for message in group if type(message) is Write] for group in groups]
+            for group, now, following in zip(groups, writes, [*writes[1:], []], strict=True):
+                if now:
+                    await self._commit(now, following)
+                self._answer_barriers(group)
                 # At once: were the next group to crash, this one would be committed again.
                 for _ in group:
                     reader.acknowledge_one()
@@ -92,21 +101,19 @@ class LedgerWriterActor:
                 return
             await anyio.lowlevel.checkpoint()
 
-    async def _settle(self, messages: list[ToWriter]) -> None:
-        """Commit a group, in order; barriers are answered when all before them is settled."""
-        writes = [message for message in messages if type(message) is Write]
-        if writes:
-            await self._commit(writes)
-        for message in messages:
+    def _answer_barriers(self, settled: list[ToWriter]) -> None:
+        """Everything before them is settled."""
+        for message in settled:
             if type(message) is Barrier:
                 self._tell(message.reply_to, Committed(message.incarnation, (message.token,)))
 
-    async def _commit(self, writes: list[Write]) -> None:
+    async def _commit(self, writes: list[Write], following: list[Write]) -> None:
+        """Commit a group, in order, in as many parts as it takes; `following` is the next one."""
         pending = [writes]
         while pending:
             group = pending.pop()
             try:
-                await self._commit_group(group)
+                await self._commit_group(group, following)
             except KeysTaken as taken:
                 rest = []
                 for write in group:
@@ -128,12 +135,11 @@ class LedgerWriterActor:
                     pending.append(group[middle:])
                     pending.append(group[:middle])
 
-    async def _commit_group(self, group: list[Write]) -> None:
-        batch = Batch(
-            self._ids.new("b"),
-            self._clock.now_ms(),
-            tuple([write.entry for write in group]),
-        )
+    async def _commit_group(self, group: list[Write], following: list[Write]) -> None:
+        batch, then = self._batch_of(group), None
+        if following:
+            then = self._batch_of(following)
+            self._ahead = following, then
         began = anyio.current_time()
         delay_s = RETRY_FIRST_S
         while True:
@@ -141,7 +147,7 @@ class LedgerWriterActor:
                 # A commit is not given up half-way: its outcome would be unknown to those who
                 # wait. Between two tries it is unknown anyway, and the next start finds it out.
                 with anyio.CancelScope(shield=True):
-                    receipt = await self._ledger.commit(batch)
+                    receipt = await self._ledger.commit(batch, then)
                 break
             except LedgerUnavailable as trouble:
                 # The outcome is open, so the very same batch is committed again, never another.
@@ -172,6 +178,14 @@ class LedgerWriterActor:
             for start in range(0, len(committed), self._told_max):
                 told = committed[start : start + self._told_max]
                 self._tell(name, Committed(incarnation, tuple(told)))
+
+    def _batch_of(self, group: list[Write]) -> Batch:
+        """The batch that was made of the group ahead, if nothing came between; else a new one."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] is group:
+            return ahead[1]
+        entries = tuple([write.entry for write in group])
+        return Batch(self._ids.new("b"), self._clock.now_ms(), entries)
 
     def _note_available(self, batch: int | None = None) -> None:
         if self._directory.ledger_trouble is not None:

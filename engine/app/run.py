@@ -91,7 +91,7 @@ async def _take_over_and_run(engine: Engine, ready: Callable[[], None]) -> None:
             await tasks.start(engine.simulator.run)
         tasks.start_soon(_keep_lock, engine)
         await tasks.start(engine.system.run)
-        _calm_collector()
+        calm_collector()
         engine.standing_by = None
         engine.telemetry.log("ready")
         ready()
@@ -117,7 +117,7 @@ async def _take_over(engine: Engine) -> tuple[int, int]:
             await anyio.sleep(TAKE_OVER_AGAIN_S)
 
 
-def _calm_collector() -> None:
+def calm_collector() -> None:
     """Tell the cyclic collector that this process makes many objects and hardly any cycles.
 
     What exists now lives as long as the process, and open payments live for days: walking over

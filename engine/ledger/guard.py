@@ -6,10 +6,13 @@ refused here. There is one writer, so what it remembers is what is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
-from engine.ledger.rows import INT64_MAX, Move
+from engine.ledger.rows import INT64_MAX
 from engine.ports import EntryInvalid
+
+Guarded = tuple[dict[int, int], int]
+"""What a batch leads to: pending by side where it changes, and how large a total can be then."""
 
 
 class TotalsGuard:
@@ -26,34 +29,35 @@ class TotalsGuard:
         for account, debits, credits_ in pending:
             self._keep({account * 2: debits, account * 2 + 1: credits_})
 
-    def check(self, moves: Sequence[Move]) -> tuple[dict[int, int], int]:
+    def check(self, added: Mapping[int, int], moved: int, before: Guarded | None = None) -> Guarded:
         """What a batch would lead to, for `keep` when it has been committed.
 
+        `added` and `moved` are `pending` and `moved` of its rows; `before` is what the batch before
+        it leads to, where that one is not kept yet.
         Raises EntryInvalid where second phases take more than is pending, and where a total might
         not fit its column. No total grows by more than all that is moved, which is bounded here:
         2**63 - 1 minor units in the life of a process.
         """
-        after: dict[int, int] = {}
-        met, find, most = after.get, self._pending.get, self._most
-        for debit, credit, pending, posted, _transfers in moves:
-            most += posted
-            if pending:
-                most += abs(pending)
-                side = debit * 2
-                now = met(side)
-                after[side] = (find(side, 0) if now is None else now) + pending
-                side = credit * 2 + 1
-                now = met(side)
-                after[side] = (find(side, 0) if now is None else now) + pending
+        find = self._pending.get
+        if before is None:
+            most = self._most + moved
+            after = {side: find(side, 0) + change for side, change in added.items()}
+        else:
+            earlier, most = before
+            most += moved
+            after = {
+                side: (earlier[side] if side in earlier else find(side, 0)) + change
+                for side, change in added.items()
+            }
         if most > INT64_MAX:
             raise EntryInvalid("invalid: NumericValueOutOfRangeError")
         if after and min(after.values()) < 0:
             raise EntryInvalid("invalid: pending_not_negative")
         return after, most
 
-    def keep(self, checked: tuple[dict[int, int], int]) -> None:
+    def keep(self, guarded: Guarded) -> None:
         """The batch is durable."""
-        pending, self._most = checked
+        pending, self._most = guarded
         self._keep(pending)
 
     def _keep(self, pending: dict[int, int]) -> None:

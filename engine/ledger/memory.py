@@ -107,7 +107,7 @@ class MemoryLedger:
 
     # --- writing --------------------------------------------------------------------------
 
-    async def commit(self, batch: Batch) -> Receipt:
+    async def commit(self, batch: Batch, following: Batch | None = None) -> Receipt:
         """Apply the batch; raises as the protocol says, and what `faults` ask for."""
         assert self._epoch, "an engine takes over before it writes"
         assert self._unsettled in (None, batch.key), f"{self._unsettled} is not settled yet"

@@ -7,16 +7,18 @@ the chain, all or nothing. It takes the same rows (`rows.py`), and refuses with 
 from __future__ import annotations
 
 from collections.abc import Iterable, KeysView
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import msgspec
 
 from engine.domain.entry import Batch, KeyRef
-from engine.domain.journal import GENESIS, seal
+from engine.domain.journal import GENESIS, TransferTuple, seal
 from engine.domain.posting import AccountKey
-from engine.ledger.rows import FIRST_PHASES, INT64_MAX, Key, Move, Row, Rows, build
+from engine.ledger.rows import INT64_MAX, SIGNS, Key, Row, Rows, build
 from engine.ports import Balance, EntryInvalid, Fenced, KeysTaken, Receipt, TransferRow
+
+FIRST_PHASES: Final = frozenset({"posted", "pending"})
 
 
 class BatchRow:
@@ -101,7 +103,7 @@ class MemoryStore:
             for id_, book, kind, owner, currency, live in rows.accounts
         }
         changed = []
-        for id_, change in _changes(rows.moves).items():
+        for id_, change in _changes(rows.transfers).items():
             old = opened.get(id_) or self.accounts[id_]
             new = msgspec.structs.replace(
                 old,
@@ -270,15 +272,16 @@ class MemoryStore:
                 self.dead_letters[id_] = (self.dead_letters[id_][0], True)
 
 
-def _changes(moves: list[Move]) -> dict[int, list[int]]:
+def _changes(transfers: list[TransferTuple]) -> dict[int, list[int]]:
     """Account -> what is added to its four totals and to its version, in order of id."""
     changes: dict[int, list[int]] = {}
-    for debit, credit, pending, posted, transfers in moves:
+    for _id, debit, credit, amount, _kind, phase, *_ in transfers:
+        pending, posted = SIGNS[phase]
         for account, side in ((debit, 0), (credit, 2)):
             change = changes.setdefault(account, [0, 0, 0, 0, 0])
-            change[side] += pending
-            change[side + 1] += posted
-            change[4] += transfers
+            change[side] += pending * amount
+            change[side + 1] += posted * amount
+            change[4] += 1
     return dict(sorted(changes.items()))
 
 
@@ -295,7 +298,7 @@ def _refuse_repeated(constraint: str, keys: list[Any], there: KeysView[Any]) -> 
 def _check_rows(rows: Rows) -> None:
     """What Postgres has no room for: NUL in a text, an integer beyond its type."""
     for table in (
-        rows.accounts, rows.moves, rows.transfers, rows.payments, rows.payment_changes,
+        rows.accounts, rows.transfers, rows.payments, rows.payment_changes,
         rows.claims, rows.answers, rows.released, rows.events, rows.refunds, rows.timeline,
         rows.timers_set, rows.inbox, rows.inbox_reopened, rows.inbox_done, rows.dead_letters,
     ):  # fmt: skip

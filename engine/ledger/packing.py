@@ -63,24 +63,27 @@ def _array_of(type_: int, parts: list[bytes], count: int) -> bytes:
 
 
 _transfer = struct.Struct(">iiqqqqqqqq").pack
-_transfer_middle = struct.Struct(">qqqq").pack
+_transfer_middle = struct.Struct(">qqqqq").pack
 _transfer_end = struct.Struct(">qiqq").pack
-_TRANSFER_SIZE: Final = 4 + 7 * 16 + 12
+_TRANSFER_SIZE: Final = 4 + 7 * 16 + 12 + 8
 
 
 def pack_transfers(type_: int, rows: Sequence[Row]) -> bytes:
     """`transfer_input`."""
     parts: list[bytes] = []
     add = parts.extend
-    often = _often
+    kinds: dict[tuple[str, str], bytes] = {}
+    find = kinds.get
     for id_, debit, credit, amount, kind, phase, resolves, link, payment_id, op, event_ms in rows:
-        kinds = often[kind] + often[phase]
-        payment = _text(payment_id)
+        texts = find((kind, phase))
+        if texts is None:
+            texts = kinds[kind, phase] = _often[kind] + _often[phase]
+        payment = payment_id.encode()
         add((
-            _transfer(_TRANSFER_SIZE + len(kinds) + len(payment), 11, _q, id_, _q, debit,
+            _transfer(_TRANSFER_SIZE + len(texts) + len(payment), 11, _q, id_, _q, debit,
                       _q, credit, _q, amount),
-            kinds,
-            _transfer_middle(_q, resolves, _q, link),
+            texts,
+            _transfer_middle(_q, resolves, _q, link, _TEXT_HEAD | len(payment)),
             payment,
             _transfer_end(_i, op, _q, event_ms),
         ))  # fmt: skip

@@ -104,9 +104,9 @@ class PostgresLedger(Reader):
         await self._lock.acquire(0)
         await self._lock.check_epoch(self._epoch)
 
-    async def commit(self, batch: Batch) -> Receipt:
+    async def commit(self, batch: Batch, following: Batch | None = None) -> Receipt:
         """Apply the batch in one transaction; see `Writer.commit`."""
-        return await self._writer.commit(batch)
+        return await self._writer.commit(batch, following)
 
     async def project_totals(self) -> int:
         """Let the accounts' totals follow the journal; see `Totals.project`."""

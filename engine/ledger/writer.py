@@ -11,7 +11,7 @@ is applied exactly once. Only a definite result moves the head of the chain on.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import anyio
@@ -20,21 +20,15 @@ import msgspec
 from asyncpg.prepared_stmt import PreparedStatement
 
 from engine.domain.entry import Batch, KeyRef
-from engine.domain.journal import GENESIS, TransferTuple, seal
-from engine.domain.posting import AccountKey
+from engine.domain.journal import TransferTuple
 from engine.failpoints import failpoint
+from engine.ledger.ahead import Ahead
 from engine.ledger.connections import WRITER, check_durable, close, connect
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error, verdict_of
-from engine.ledger.guard import TotalsGuard
-from engine.ledger.packing import (
-    PACKERS,
-    TRANSFER_COLUMNS,
-    copy_of_transfers,
-    domain_of,
-    pack,
-)
+from engine.ledger.packing import PACKERS, TRANSFER_COLUMNS, copy_of_transfers, domain_of
+from engine.ledger.preparing import LANE, Prepared, Preparer
 from engine.ledger.queries import QUERIES
-from engine.ledger.rows import Pair, Rows, build
+from engine.ledger.rows import Rows
 from engine.ports import (
     EntryInvalid,
     Fenced,
@@ -44,13 +38,8 @@ from engine.ports import (
     Receipt,
 )
 
-LANE: Final = 0
 TRIES_MAX: Final = 4
 PAUSE_S: Final = 0.02
-COPIED_MIN: Final = 2_000
-"""From so many transfers on, COPY saves more than the round trips it adds."""
-PAIRS_MAX: Final = 50_000
-"""Pairs of accounts whose numbers are remembered: about 200 bytes each."""
 PIECE: Final = 512
 """Transfers that are packed at once: about what the socket's buffer takes."""
 
@@ -78,14 +67,9 @@ class Writer:
         self._timeout_s = commit_timeout_s
         self._connection: asyncpg.Connection | None = None
         self._append: PreparedStatement[Any] | None = None
-        self._types: dict[str, int] = {}
         self._epoch = 0
-        self._head = Receipt(number=0, hash=GENESIS)
-        self._head_key = ""
-        self._accounts: dict[AccountKey, int] = {}
-        self._pairs: dict[Pair, Sequence[int]] = {}
-        self._last_account = 0
-        self._guard = TotalsGuard()
+        self._preparer = Preparer()
+        self._ahead: Ahead | None = None
         self._unsettled: str | None = None
         self._commits = self._resolved = self._again = self._connections = 0
 
@@ -94,8 +78,8 @@ class Writer:
         return WriterStatistics(
             connected=self._connection is not None and not self._connection.is_closed(),
             epoch=self._epoch,
-            head=self._head.number,
-            accounts=len(self._accounts),
+            head=self._preparer.head.number,
+            accounts=self._preparer.accounts,
             unsettled=self._unsettled,
             commits=self._commits,
             resolved=self._resolved,
@@ -111,11 +95,12 @@ class Writer:
         self._disconnect()
         self._epoch = epoch
         await self._connected()
-        return self._head
+        return self._preparer.head
 
-    async def commit(self, batch: Batch) -> Receipt:
+    async def commit(self, batch: Batch, following: Batch | None = None) -> Receipt:
         """Apply the batch in one transaction, or find that it has been applied.
 
+        `following` is what is likely to be committed next: it is made ready meanwhile.
         Raises KeysTaken and EntryInvalid, which are definite; LedgerUnavailable, after which the
         same batch must be committed again; and Fenced, after which nothing may be: what became of
         an earlier try of the batch may be open, and is the next engine's to find out.
@@ -127,7 +112,7 @@ class Writer:
         with anyio.CancelScope(shield=True):
             for tries_left in range(TRIES_MAX - 1, -1, -1):
                 try:
-                    return await self._try(batch)
+                    return await self._try(batch, following)
                 except DRIVER_ERRORS as error:
                     if verdict_of(error) != "again" or not tries_left:
                         raise self._failed(error) from error
@@ -147,52 +132,42 @@ class Writer:
         if connection is not None:
             await close(connection)
 
-    async def _try(self, batch: Batch) -> Receipt:
+    async def _try(self, batch: Batch, following: Batch | None) -> Receipt:
         append = self._append
         if append is None or self._connection is None or self._connection.is_closed():
             append = await self._connected()
-        if batch.key == self._head_key:
-            return self._settled(self._head, resolved=True)
-        rows = build(batch, self._accounts, self._last_account + 1, self._pairs)
-        try:
-            checked = self._guard.check(rows.moves)
-        except EntryInvalid:
-            await self._judge_first(batch, rows)
-            raise
-        number = self._head.number + 1
-        hash_ = seal(
-            self._head.hash,
-            number,
-            batch.key,
-            batch.recorded_ms,
-            rows.transfers,
-            accounts=rows.accounts,
-            lane=LANE,
-        )
-        arguments = self._arguments(batch, rows, number, hash_)
+        if batch.key == self._preparer.head_key:
+            return self._settled(resolved=True)
+        prepared = await self._prepared(batch)
         self._unsettled = batch.key
         failpoint("before_commit")
         failpoint("in_commit")
-        if len(rows.transfers) < COPIED_MIN:
-            applied = await append.fetchval(*arguments, timeout=self._timeout_s)
+        if following is not None:
+            self._ahead = Ahead(self._preparer, following, prepared)
+        if prepared.is_copied:
+            applied = await self._append_and_copy(append, prepared)
         else:
-            applied = await self._append_and_copy(append, arguments, rows, number)
+            applied = await append.fetchval(*prepared.arguments, timeout=self._timeout_s)
         if not applied:
             # An earlier try was applied after all, while this one was being prepared: what counts
             # is what that one sealed and opened, which need not be what was built now.
             await self._connected()
-            assert self._head_key == batch.key, "nobody else writes behind a batch of ours"
-            return self._settled(self._head, resolved=True)
-        self._accounts.update(rows.opened)
-        if rows.numbered:
-            if len(self._pairs) > PAIRS_MAX:
-                self._pairs.clear()
-            self._pairs.update(rows.numbered)
-        self._last_account += len(rows.opened)
-        self._guard.keep(checked)
-        self._head_key = batch.key
-        self._head = Receipt(number=number, hash=hash_)
-        return self._settled(self._head, resolved=False)
+            assert self._preparer.head_key == batch.key, "nobody else writes behind a batch of ours"
+            return self._settled(resolved=True)
+        self._preparer.keep(prepared)
+        return self._settled(resolved=False)
+
+    async def _prepared(self, batch: Batch) -> Prepared:
+        ahead, self._ahead = self._ahead, None
+        prepared = None if ahead is None else ahead.take(batch, self._preparer.head)
+        if prepared is not None:
+            return prepared
+        rows = self._preparer.rows_of(batch)
+        try:
+            return self._preparer.prepare(batch, rows)
+        except EntryInvalid:
+            await self._judge_first(batch, rows)
+            raise
 
     async def _judge_first(self, batch: Batch, rows: Rows) -> None:
         """Raise what the database would have raised before it came to the totals."""
@@ -213,29 +188,28 @@ class Writer:
             if taken:
                 raise KeysTaken(frozenset(KeyRef(*row) for row in taken))
 
-    async def _append_and_copy(
-        self, append: PreparedStatement[Any], arguments: list[Any], rows: Rows, number: int
-    ) -> bool:
+    async def _append_and_copy(self, append: PreparedStatement[Any], prepared: Prepared) -> bool:
         """Apply a batch of many transfers: everything else, then these by COPY, then the commit.
 
         The batch's own row comes first here too, so a second try is settled in the same way. While
         Postgres takes one piece of the transfers in, the next one is packed.
         """
-        connection, transfers, timeout = self._connection, rows.transfers, self._timeout_s
+        connection, timeout = self._connection, self._timeout_s
+        transfers = prepared.rows.transfers
         assert connection is not None
         try:
             await connection.execute("BEGIN", timeout=timeout)
-            applied: bool = await append.fetchval(*arguments, timeout=timeout)
+            applied: bool = await append.fetchval(*prepared.arguments, timeout=timeout)
             if applied:
                 copied = await connection.copy_to_table(
                     "transfers",
-                    source=_pieces(number, transfers),
+                    source=_pieces(prepared.head.number, transfers),
                     columns=TRANSFER_COLUMNS,
                     format="binary",
                     timeout=timeout,
                 )
                 assert copied == f"COPY {len(transfers)}", copied
-                if rows.second_phases:
+                if prepared.rows.second_phases:
                     await connection.fetchval(
                         QUERIES["check_second_phases"],
                         transfers[0][0],
@@ -259,41 +233,8 @@ class Writer:
         except DRIVER_ERRORS:
             self._disconnect()
 
-    def _arguments(self, batch: Batch, rows: Rows, number: int, hash_: bytes) -> list[Any]:
-        transfers, types = rows.transfers, self._types
-        copied = len(transfers) >= COPIED_MIN
-        return [
-            LANE,
-            number,
-            batch.key,
-            self._epoch,
-            batch.recorded_ms,
-            transfers[0][0] if transfers else 0,
-            transfers[-1][0] if transfers else 0,
-            len(transfers),
-            self._head.hash,
-            hash_,
-            rows.accounts or None,
-            None if copied else pack("transfer_input", types["transfer_input"], transfers),
-            rows.second_phases and not copied,
-            rows.payments or None,
-            rows.payment_changes or None,
-            rows.claims or None,
-            rows.answers or None,
-            rows.released or None,
-            rows.events or None,
-            rows.refunds or None,
-            pack("timeline_input", types["timeline_input"], rows.timeline),
-            pack("timer_input", types["timer_input"], rows.timers_cleared),
-            pack("timer_input", types["timer_input"], rows.timers_set),
-            rows.inbox or None,
-            rows.inbox_reopened or None,
-            rows.inbox_done or None,
-            rows.dead_letters or None,
-            rows.dead_letters_done or None,
-        ]
-
-    def _settled(self, head: Receipt, *, resolved: bool) -> Receipt:
+    def _settled(self, *, resolved: bool) -> Receipt:
+        head = self._preparer.head
         self._unsettled = None
         self._commits += 1
         if resolved:
@@ -318,6 +259,7 @@ class Writer:
     async def _connected(self) -> PreparedStatement[Any]:
         """Connect; read where the journal ends, which accounts there are, and what is pending."""
         self._disconnect()
+        known = self._preparer
         connection = await connect(self._dsn, WRITER, wanted="read-write")
         try:
             if self._durable:
@@ -333,7 +275,7 @@ class Writer:
             await connection.execute(QUERIES["snapshot"], timeout=limit_s)
             found = await connection.fetchrow(QUERIES["head"], LANE, timeout=limit_s)
             opened = await connection.fetch(
-                QUERIES["accounts_above"], self._last_account, timeout=limit_s
+                QUERIES["accounts_above"], known.last_account, timeout=limit_s
             )
             pending = await connection.fetch(QUERIES["pending"], timeout=limit_s)
             most = await connection.fetchval(QUERIES["largest_total"], timeout=limit_s)
@@ -348,19 +290,23 @@ class Writer:
             connection.terminate()
             raise
         number = 0 if found is None else found["number"]
-        if number < self._head.number:
+        if number < known.head.number:
             connection.terminate()
             raise Fenced(
-                f"the journal ends at batch {number}, but batch {self._head.number} had been "
+                f"the journal ends at batch {number}, but batch {known.head.number} had been "
                 f"committed: this database has lost commits (restored, or an async standby)"
             )
         if found is not None:
-            self._head = Receipt(number=number, hash=found["hash"])
-            self._head_key = found["key"]
-        for id_, *key in opened:
-            self._accounts[AccountKey(*key)] = self._last_account = id_
-        self._guard.reset([(row[0], row[1], row[2]) for row in pending], most)
-        self._connection, self._append, self._types = connection, append, types
+            known.head, known.head_key = Receipt(number=number, hash=found["hash"]), found["key"]
+        known.connected(
+            self._epoch,
+            types,
+            opened=[tuple(row) for row in opened],
+            pending=[(row[0], row[1], row[2]) for row in pending],
+            largest_total=most,
+        )
+        self._ahead = None  # It may be packed for the connection before.
+        self._connection, self._append = connection, append
         self._connections += 1
         return append
 

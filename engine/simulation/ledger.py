@@ -28,7 +28,7 @@ class SimulatedLedger(MemoryLedger):
         self._random = life.world.plan.random(f"ledger:{life.number}")
         self.faults = life.world.ledger_faults
 
-    async def commit(self, batch: Batch) -> Receipt:
+    async def commit(self, batch: Batch, following: Batch | None = None) -> Receipt:
         """Apply the batch; what goes wrong is the plan's."""
         life, world, weather = self._life, self._world, self._world.weather
         if life.is_dead:
@@ -47,7 +47,7 @@ class SimulatedLedger(MemoryLedger):
             world.count("commit_lost", f"the commit of {batch.key} is to be {outcome}, unheard")
         before = len(world.store.batches)
         try:
-            receipt = await super().commit(batch)
+            receipt = await super().commit(batch, following)
         except LedgerUnavailable as trouble:
             self._wrote(batch, before)
             world.trace.say(life.name, "commit of {}: {}", batch.key, trouble)

@@ -22,6 +22,7 @@ ONLY_IN = {
     "asyncio": {
         "engine/http/connection.py": "aiohttp runs on asyncio; the actors must not",
         "engine/http/server.py": "the same",
+        "engine/ledger/ahead.py": "it works in the gaps of the event loop that asyncpg waits on",
         "engine/app/": "what runs on asyncio is put together there",
     },
     "trio": {"engine/simulation/": "the one part that decides how time passes"},

@@ -891,6 +891,41 @@ class LedgerContract:
         assert (await second.commit(batch)).resolved
         assert (await chain(second, make, 1))[0].number == 2
 
+    async def test_what_follows_may_be_told_and_may_come_or_not(
+        self, bench: Bench, make: Maker
+    ) -> None:
+        """Whatever becomes of a batch, what was said to follow it is judged in its own turn."""
+        ledger = await bench.open()
+
+        def batch(*holds: Transfer, **fields: Any) -> Batch:
+            posts = [make.transfer(phase="post_pending", resolves=h.id, **fields) for h in holds]
+            news = [make.transfer(merchant=f"mer_{n}") for n in range(2 * (not holds))]
+            return make.batch(*(Entry(transfers=(t,)) for t in (*posts, *news)))
+
+        hold = make.transfer(phase="pending")
+        opened = make.batch(Entry(transfers=(hold,), claim=claim("k")))
+        first, last = batch(), batch(hold)
+        bench.lose_reply(ledger)
+        with pytest.raises(LedgerUnavailable):
+            await ledger.commit(opened, first)
+        assert (await ledger.commit(opened, first)).resolved
+        await ledger.commit(first, last)
+        other = make.batch(Entry(claim=claim("other")))
+        assert (await ledger.commit(other, last)).number == 3
+        with pytest.raises(KeysTaken):
+            await ledger.commit(make.batch(Entry(claim=claim("k"))), last)
+        await ledger.commit(last, again := batch(hold))
+        for _ in range(2):
+            with pytest.raises(EntryInvalid):
+                await ledger.commit(again, again)
+        bench.lose_batch(ledger)
+        with pytest.raises(LedgerUnavailable):
+            await ledger.commit(fresh := batch(), make.batch())
+        assert (await ledger.commit(fresh)).number == 5
+        accounts = await ledger.accounts(owner=None, livemode=True, after=0, limit=9)
+        assert {a.owner for a in accounts} == {"simulator", MERCHANT, "mer_0", "mer_1"}
+        assert sum(a.debits_pending + a.credits_pending for a in accounts) == 0
+
     async def test_an_engine_is_fenced_by_its_successor(self, bench: Bench, make: Maker) -> None:
         first = await bench.open()
         await chain(first, make, 1)

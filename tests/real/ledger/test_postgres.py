@@ -13,7 +13,7 @@ pytest.register_assert_rewrite("tests.contracts.ledger")
 
 from engine.domain.entry import Batch, Entry  # noqa: E402
 from engine.domain.journal import GENESIS, seal  # noqa: E402
-from engine.ledger import writer  # noqa: E402
+from engine.ledger import preparing, writer  # noqa: E402
 from engine.ledger.connections import DurabilityError  # noqa: E402
 from engine.ledger.lock import LockTaken  # noqa: E402
 from engine.ledger.postgres import PostgresLedger  # noqa: E402
@@ -43,7 +43,7 @@ class LosesOnce:
         self.writer = ledger._writer
         self.statement = ledger._writer._append
         self.applied = applied
-        self.copied = writer.COPIED_MIN == 1
+        self.copied = preparing.COPIED_MIN == 1
 
     async def fetchval(self, *arguments: Any, timeout: float) -> Any:  # noqa: ASYNC109
         assert self.statement is not None
@@ -88,7 +88,7 @@ class PostgresBench:
 
     def lose_reply(self, ledger: Ledger) -> None:
         assert isinstance(ledger, PostgresLedger)
-        if writer.COPIED_MIN == 1:
+        if preparing.COPIED_MIN == 1:
             connection = ledger._writer._connection
             assert connection is not None
             ledger._writer._connection = LosesCommitOnce(connection)  # type: ignore[assignment]
@@ -118,13 +118,15 @@ class TestPostgresLedgerCopies(LedgerContract):
     def few_are_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
         commit = PostgresLedger.commit
 
-        async def commit_and_project(ledger: PostgresLedger, batch: Batch) -> Receipt:
-            receipt = await commit(ledger, batch)
+        async def commit_and_project(
+            ledger: PostgresLedger, batch: Batch, following: Batch | None = None
+        ) -> Receipt:
+            receipt = await commit(ledger, batch, following)
             await ledger.project_totals()
             return receipt
 
         monkeypatch.setattr(PostgresLedger, "commit", commit_and_project)
-        monkeypatch.setattr(writer, "COPIED_MIN", 1)
+        monkeypatch.setattr(preparing, "COPIED_MIN", 1)
         monkeypatch.setattr(writer, "PIECE", 2)
 
 
@@ -132,7 +134,7 @@ class TestPostgresLedgerCopies(LedgerContract):
 async def test_copied_transfers_are_what_was_committed(
     bench: PostgresBench, make: Maker, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr(writer, "COPIED_MIN", 2)
+    monkeypatch.setattr(preparing, "COPIED_MIN", 2)
     monkeypatch.setattr(writer, "PIECE", 2)
     ledger = await bench.open()
     holds = [make.transfer(phase="pending") for _ in range(count)]
@@ -154,7 +156,7 @@ async def test_copied_transfers_are_what_was_committed(
 async def test_a_refused_copy_leaves_the_connection_usable(
     bench: PostgresBench, make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "COPIED_MIN", 1)
+    monkeypatch.setattr(preparing, "COPIED_MIN", 1)
     ledger = await bench.open()
     hold = make.transfer(phase="pending")
     await ledger.commit(make.batch(Entry(transfers=(hold,))))
@@ -169,7 +171,7 @@ async def test_a_refused_copy_leaves_the_connection_usable(
 async def test_the_commit_of_a_copy_whose_answer_was_lost_is_found(
     bench: PostgresBench, make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "COPIED_MIN", 1)
+    monkeypatch.setattr(preparing, "COPIED_MIN", 1)
     ledger = await bench.open()
     await chain(ledger, make, 1)
     connection = ledger._writer._connection

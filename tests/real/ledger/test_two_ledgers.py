@@ -96,7 +96,7 @@ class Ledgers:
         self._take_over()
         late = Batch("of-a-former-engine", START_MS, ())
         for ledger in former:
-            assert self.run(outcome_of(ledger, late))[0] == "Fenced"
+            assert self.run(outcome_of(ledger, late, None))[0] == "Fenced"
             self.run(ledger.close())
 
     def lose(self, *, applied: bool) -> None:
@@ -105,10 +105,10 @@ class Ledgers:
         broken: Any = LosesOnce(self.postgres, applied=applied)
         self.postgres._writer._append = broken
 
-    def commit(self, batch: Batch) -> Outcome:
+    def commit(self, batch: Batch, following: Batch | None = None) -> Outcome:
         """Commit to both; returns what came of it, which must be the same."""
-        one = self.run(outcome_of(self.memory, batch))
-        other = self.run(outcome_of(self.postgres, batch))
+        one = self.run(outcome_of(self.memory, batch, following))
+        other = self.run(outcome_of(self.postgres, batch, following))
         assert one == other, f"in memory {one}, on Postgres {other}"
         return one
 
@@ -119,10 +119,10 @@ class Ledgers:
         self.loop.close()
 
 
-async def outcome_of(ledger: Either, batch: Batch) -> Outcome:
+async def outcome_of(ledger: Either, batch: Batch, following: Batch | None) -> Outcome:
     """A receipt, or the refusal in its words."""
     try:
-        return "receipt", await ledger.commit(batch)
+        return "receipt", await ledger.commit(batch, following)
     except EntryInvalid as refused:
         # What has no room in a column is refused by the driver or by the server, each in its words.
         has_no_room = refused.reason.endswith("Error")
@@ -183,6 +183,7 @@ class TwoLedgers(RuleBasedStateMachine):
         self.numbers = count(1)
         self.payments: list[OnePayment] = []
         self.waiting: list[Entry] = []
+        self.following: Batch | None = None
         self.now_ms = START_MS
 
     @initialize()
@@ -257,16 +258,29 @@ class TwoLedgers(RuleBasedStateMachine):
 
     # --- commits ------------------------------------------------------------------------------
 
-    @rule(size=st.integers(1, 8), lost=st.sampled_from(["", "", "", "batch", "reply"]))
-    def commit_some(self, size: int, lost: str) -> None:
-        entries, self.waiting = tuple(self.waiting[:size]), self.waiting[size:]
-        batch = self._batch(entries)
+    @rule(
+        size=st.integers(1, 8),
+        lost=st.sampled_from(["", "", "", "batch", "reply"]),
+        follow=st.integers(0, 4),
+    )
+    def commit_some(self, size: int, lost: str, follow: int) -> None:
+        batch, self.following = self.following or self._next_batch(size), None
+        if follow and self.waiting:
+            self.following = self._next_batch(follow)
         if lost:
             self.ledgers.lose(applied=lost == "reply")
-            assert self.ledgers.commit(batch)[0] == "LedgerUnavailable"
-        outcome, receipt = self.ledgers.commit(batch)
+            assert self.ledgers.commit(batch, self.following)[0] == "LedgerUnavailable"
+        outcome, receipt = self.ledgers.commit(batch, self.following)
         assert outcome == "receipt", receipt
         assert receipt.resolved == (lost == "reply")  # type: ignore[attr-defined]
+
+    def commit_all(self) -> None:
+        while self.waiting or self.following:
+            self.commit_some(8, "", 0)
+
+    def _next_batch(self, size: int) -> Batch:
+        entries, self.waiting = tuple(self.waiting[:size]), self.waiting[size:]
+        return self._batch(entries)
 
     def _batch(self, entries: tuple[Entry, ...]) -> Batch:
         self.now_ms += 1_000
@@ -277,13 +291,19 @@ class TwoLedgers(RuleBasedStateMachine):
         self.ledgers.next_engine()
 
     @precondition(lambda self: self.payments)
-    @rule(pick=st.integers(0, 9), kind=st.integers(0, 12), text=st.sampled_from(["\0", "\ud800"]))
-    def commit_something_damaged(self, pick: int, kind: int, text: str) -> None:
+    @rule(
+        pick=st.integers(0, 9),
+        kind=st.integers(0, 12),
+        text=st.sampled_from(["\0", "\ud800"]),
+        told=st.booleans(),
+    )
+    def commit_something_damaged(self, pick: int, kind: int, text: str, told: bool) -> None:
         """All that is waiting is committed first, so that only the damage is refused."""
-        while self.waiting:
-            self.commit_some(8, "")
-        entry = self._damaged(self.payments[pick % len(self.payments)], kind, text)
-        outcome, why = self.ledgers.commit(self._batch((entry,)))
+        self.commit_all()
+        bad = self._batch((self._damaged(self.payments[pick % len(self.payments)], kind, text),))
+        if told:
+            assert self.ledgers.commit(self._batch(()), bad)[0] == "receipt"
+        outcome, why = self.ledgers.commit(bad, self._batch(()))
         assert outcome in ("EntryInvalid", "KeysTaken"), (kind, outcome, why)
 
     def _damaged(self, one: OnePayment, kind: int, text: str) -> Entry:
@@ -317,8 +337,7 @@ class TwoLedgers(RuleBasedStateMachine):
         if not hasattr(self, "ledgers"):
             return
         try:
-            while self.waiting:
-                self.commit_some(8, "")
+            self.commit_all()
             self._compare()
         finally:
             self.ledgers.close()

@@ -49,12 +49,12 @@ class WatchedLedger(MemoryLedger):
         self.gate: trio.Event | None = None
         self.batches: list[Batch] = []
 
-    async def commit(self, batch: Batch) -> Receipt:
+    async def commit(self, batch: Batch, following: Batch | None = None) -> Receipt:
         self.world.point("before commit")
         if self.gate is not None:
             await self.gate.wait()
         self.world.spoil(batch)
-        receipt = await super().commit(batch)
+        receipt = await super().commit(batch, following)
         self.batches.append(batch)
         self.world.point("after commit")
         self.world.tell()

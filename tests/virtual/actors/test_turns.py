@@ -7,6 +7,8 @@ import trio
 import trio.testing
 
 from engine.domain.commands import Open
+from engine.domain.entry import Batch
+from engine.ports import EntryInvalid
 from engine.supervisor.mailbox import Mailbox
 from tests.virtual.actors.rig import a_world
 
@@ -136,3 +138,36 @@ async def test_a_writer_that_dies_between_two_commits_makes_neither_twice(autoju
         world.poison = poison
         answers = await world.ask_many([world.asking(OPEN) for _ in range(COUNT)])
         assert [answer.status for answer, _ in answers] == [201] * COUNT
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("refused", [False, True])
+async def test_what_a_commit_has_no_room_for_is_told_with_it_and_comes_next(
+    autojump_clock, tmp_path, refused
+):
+    async with a_world(tmp_path, autojump_clock) as world:
+        world.settings |= {"shards": 1, "batch_entries_max": 5}
+        await world.start()
+        told: list[tuple[Batch, Batch | None]] = []
+        bad = iter([refused])
+        commit = world.ledger.commit
+
+        async def note(batch, following=None):
+            told.append((batch, following))
+            if following is not None and next(bad, False):
+                raise EntryInvalid("invalid: some_constraint")
+            return await commit(batch, following)
+
+        world.ledger.commit = note
+        answers = await world.ask_many([world.asking(OPEN) for _ in range(COUNT)])
+        assert [answer.status for answer, _ in answers] == [201] * COUNT
+        followed = [(then, after[0]) for (_, then), after in pairwise(told) if then is not None]
+        came = [then is after for then, after in followed]
+        assert len(came) >= 6
+        if refused:
+            # Both halves of what was refused come first, each of them told what follows anew.
+            assert came[:2] == [False, False]
+            came = came[2:]
+        assert all(came)
+        times = [batch.recorded_ms for batch in world.ledger.batches]
+        assert times == sorted(times)

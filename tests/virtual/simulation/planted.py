@@ -285,9 +285,9 @@ def anybodys_payment_may_be_moved(patch):
 
 @planted
 def poison_takes_its_batch_mates(patch):
-    async def commit(self, writes):
+    async def commit(self, writes, following):
         try:
-            await self._commit_group(writes)
+            await self._commit_group(writes, following)
         except KeysTaken as taken:
             rest = []
             for write in writes:
@@ -297,7 +297,7 @@ def poison_takes_its_batch_mates(patch):
                 else:
                     rest.append(write)
             if rest:
-                await self._commit(rest)
+                await self._commit(rest, following)
         except ledger_writer.EntryInvalid as invalid:
             for write in writes:
                 self._refuse(write, invalid.reason)
@@ -309,21 +309,21 @@ def poison_takes_its_batch_mates(patch):
 def lost_commit_written_again_under_a_new_key(patch):
     committed = ledger_writer.LedgerWriterActor._commit_group
 
-    async def commit_group(self, group):
+    async def commit_group(self, group, following):
         ledger = self._ledger
 
         class Impatient:
-            async def commit(_self, batch):  # noqa: N805 - `self` is the writer
+            async def commit(_self, batch, following):  # noqa: N805 - `self` is the writer
                 try:
-                    return await ledger.commit(batch)
+                    return await ledger.commit(batch, following)
                 except LedgerUnavailable:
                     ledger._unsettled = None
                     batch = Batch(self._ids.new("b"), batch.recorded_ms, batch.entries)
-                    return await ledger.commit(batch)
+                    return await ledger.commit(batch, following)
 
         self._ledger = Impatient()
         try:
-            await committed(self, group)
+            await committed(self, group, following)
         finally:
             self._ledger = ledger
 
@@ -332,7 +332,7 @@ def lost_commit_written_again_under_a_new_key(patch):
 
 @planted
 def lost_commit_taken_for_done(patch):
-    async def commit_group(self, group):
+    async def commit_group(self, group, following):
         batch = Batch(
             self._ids.new("b"), self._clock.now_ms(), tuple(write.entry for write in group)
         )
