@@ -18,6 +18,7 @@ from engine.ledger.connections import DurabilityError  # noqa: E402
 from engine.ledger.lock import LockTaken  # noqa: E402
 from engine.ledger.postgres import PostgresLedger  # noqa: E402
 from engine.ledger.queries import QUERIES  # noqa: E402
+from engine.ledger.rows import Rows  # noqa: E402
 from engine.ledger.verify import verify  # noqa: E402
 from engine.ports import EntryInvalid, Fenced, LedgerUnavailable, Receipt  # noqa: E402
 from tests.contracts.ledger import (  # noqa: E402
@@ -128,6 +129,27 @@ class TestPostgresLedgerCopies(LedgerContract):
         monkeypatch.setattr(PostgresLedger, "commit", commit_and_project)
         monkeypatch.setattr(preparing, "COPIED_MIN", 1)
         monkeypatch.setattr(writer, "PIECE", 2)
+
+
+async def test_what_was_made_ready_is_used_on_the_connection_it_was_made_for(
+    bench: PostgresBench, make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = await bench.open()
+    in_their_turn: list[Batch] = []
+    rows_of = preparing.Preparer.rows_of
+
+    def note(preparer: preparing.Preparer, batch: Batch) -> Rows:
+        in_their_turn.append(batch)
+        return rows_of(preparer, batch)
+
+    monkeypatch.setattr(preparing.Preparer, "rows_of", note)
+    one, two, three, four = (make.batch(Entry(transfers=(make.transfer(),))) for _ in range(4))
+    await ledger.commit(one, two)
+    await ledger.commit(two, three)
+    await ledger.commit(three, four)
+    ledger._writer._disconnect()
+    await ledger.commit(four)
+    assert in_their_turn == [one, four]
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
