@@ -105,7 +105,10 @@ class Bench:
             ended.set()
 
     async def batches(self, name: str, count: int, size: int, **kind: Any) -> None:
-        """Commit batches that were made before, for a while; kept is the rate of transfers."""
+        """Commit batches that were made before, for a while; kept is the rate of transfers.
+
+        The ledger is told what follows, as it is where more waits than one commit takes.
+        """
         source = self._sources.setdefault(name, TransferSource(**kind))
         made = list(source.batches(self._next_id, count, size))
         self._next_id += count * size

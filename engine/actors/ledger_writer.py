@@ -113,7 +113,7 @@ class LedgerWriterActor:
         while pending:
             group = pending.pop()
             try:
-                await self._commit_group(group, following)
+                await self._commit_group(group, pending[-1] if pending else following)
             except KeysTaken as taken:
                 rest = []
                 for write in group:
@@ -152,6 +152,8 @@ class LedgerWriterActor:
             except LedgerUnavailable as trouble:
                 # The outcome is open, so the very same batch is committed again, never another.
                 failpoint("commit_open")
+                # What follows may be a long time off, and is to have the time of its own commit.
+                self._ahead = then = None
                 if self._directory.ledger_trouble is None:
                     self._telemetry.error("ledger_unavailable", reason=str(trouble))
                 self._directory.ledger_trouble = str(trouble)

@@ -6,7 +6,7 @@ import asyncio
 
 from engine.domain.entry import Batch
 from engine.ledger.preparing import Prepared, Preparer
-from engine.ports import EntryInvalid, Receipt
+from engine.ports import Receipt
 
 
 class Ahead:
@@ -18,7 +18,7 @@ class Ahead:
         self._steps = preparer.preparing(batch, before)
         self._prepared: Prepared | None = None
         self._loop = asyncio.get_running_loop()
-        self._next = self._loop.call_soon(self._step)
+        self._next = self._loop.call_soon(self._go_on)
 
     def take(self, batch: Batch, head: Receipt) -> Prepared | None:
         """The batch, ready to be sent, if it is this one and follows this head.
@@ -26,23 +26,28 @@ class Ahead:
         What is left to do is done at once. None as well where it can't be sent: then preparing it
         once more will tell why.
         """
-        self._next.cancel()
+        self.drop()
         if batch is not self._batch or head != self._after:
             return None
-        while self._has_advanced():
+        while self._step():
             pass
         return self._prepared
 
-    def _step(self) -> None:
-        if self._has_advanced():
-            self._next = self._loop.call_soon(self._step)
+    def drop(self) -> None:
+        """Do no more."""
+        self._next.cancel()
 
-    def _has_advanced(self) -> bool:
+    def _go_on(self) -> None:
+        if self._step():
+            self._next = self._loop.call_soon(self._go_on)
+
+    def _step(self) -> bool:
+        """Do one step; returns whether there may be more."""
         try:
             next(self._steps)
         except StopIteration as end:
             self._prepared = self._prepared or end.value
             return False
-        except (EntryInvalid, UnicodeError):
+        except Exception:  # whatever it is, the batch meets it again in its own turn
             return False
         return True

@@ -3,7 +3,8 @@
 There is no database in it. So the batch that follows can be made ready while one is under way,
 from where the journal will end if that one is applied. Whether it ended there is told by the hash
 of its head, which stands for everything before it: the batches, their transfers, and the accounts
-that they opened.
+that they opened. What is not in the journal, the epoch and the numbers of types, goes with the
+connection.
 """
 
 from __future__ import annotations
@@ -45,7 +46,12 @@ class Prepared(msgspec.Struct, frozen=True):
     @property
     def is_copied(self) -> bool:
         """Whether its transfers are sent by COPY, and not among the arguments."""
-        return len(self.rows.transfers) >= COPIED_MIN
+        return is_copied(self.rows)
+
+
+def is_copied(rows: Rows) -> bool:
+    """Whether there are so many transfers that COPY is the cheaper way."""
+    return len(rows.transfers) >= COPIED_MIN
 
 
 class Preparer:
@@ -66,20 +72,24 @@ class Preparer:
         """How many accounts are known, which is all there are."""
         return len(self._accounts)
 
-    def connected(
+    def begin(
         self,
         epoch: int,
         types: Mapping[str, int],
+        *,
+        head: Receipt,
+        head_key: str,
         opened: Iterable[Sequence[Any]],
         pending: Iterable[tuple[int, int, int]],
         largest_total: int,
     ) -> None:
-        """Begin anew with what a connection has read; `head` and `head_key` are set beside this.
+        """Go on from what a connection has read.
 
         `types`: the numbers of the input types; `opened`: the accounts above `last_account`;
         `pending`: account, debits pending, credits pending.
         """
         self._epoch, self._types = epoch, types
+        self.head, self.head_key = head, head_key
         for id_, *key in opened:
             self._accounts[AccountKey(*key)] = self.last_account = id_
         self._guard.reset(pending, largest_total)
@@ -88,24 +98,19 @@ class Preparer:
         """The rows of a batch that is sent next. Raises EntryInvalid."""
         return build(batch, self._accounts, self.last_account + 1, self._pairs)
 
-    def preparing(self, batch: Batch, before: Prepared) -> Generator[None, None, Prepared]:
-        """Make a batch ready that is sent after `before`, in steps. Raises as `prepare` does."""
-        known = ChainMap(before.rows.opened, self._accounts)
-        rows = Rows()
-        yield from building(rows, batch, known, before.last_account + 1, self._pairs)
-        return self.prepare(batch, rows, before)
+    def check(self, rows: Rows, before: Prepared | None = None) -> Guarded:
+        """Compare the rows with what is pending, after `before` too. Raises EntryInvalid."""
+        return self._guard.check(rows.pending, rows.moved, before and before.guarded)
 
-    def prepare(self, batch: Batch, rows: Rows, before: Prepared | None = None) -> Prepared:
-        """Check the rows against the totals, seal and pack them.
+    def prepare(
+        self, batch: Batch, rows: Rows, guarded: Guarded, before: Prepared | None = None
+    ) -> Prepared:
+        """Seal and pack a batch that is sent next, or after `before`.
 
         Raises EntryInvalid, and UnicodeEncodeError where text has no UTF-8 form.
         """
-        if before is None:
-            after, last_account = self.head, self.last_account
-            guarded = self._guard.check(rows.pending, rows.moved)
-        else:
-            after, last_account = before.head, before.last_account
-            guarded = self._guard.check(rows.pending, rows.moved, before.guarded)
+        after = before.head if before else self.head
+        last_account = before.last_account if before else self.last_account
         number = after.number + 1
         hash_ = seal(
             after.hash,
@@ -120,6 +125,13 @@ class Preparer:
         arguments = self._arguments(batch, rows, after, head)
         last_account += len(rows.opened)
         return Prepared(batch, after, head, rows, last_account, guarded, arguments)
+
+    def preparing(self, batch: Batch, before: Prepared) -> Generator[None, None, Prepared]:
+        """All of that in steps, for a batch that is sent after `before`. Raises as they do."""
+        known = ChainMap(before.rows.opened, self._accounts)
+        rows = Rows()
+        yield from building(rows, batch, known, before.last_account + 1, self._pairs)
+        return self.prepare(batch, rows, self.check(rows, before), before)
 
     def keep(self, prepared: Prepared) -> None:
         """The batch is durable."""
@@ -136,7 +148,7 @@ class Preparer:
 
     def _arguments(self, batch: Batch, rows: Rows, after: Receipt, head: Receipt) -> list[Any]:
         transfers, types = rows.transfers, self._types
-        copied = len(transfers) >= COPIED_MIN
+        copied = is_copied(rows)
         return [
             LANE,
             head.number,

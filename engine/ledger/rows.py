@@ -84,7 +84,8 @@ class Rows:
         self.pending: dict[int, int] = {}
         """What is added to it, by side: twice an account's number, plus one on the credit side."""
         self.moved = 0
-        """The sum of all amounts, and so the most that is added to any total."""
+        """The sum of all amounts: where these are positive, as the database checks, no total grows
+        by more."""
         self.transfers: list[TransferTuple] = []
         self.second_phases = False
         self.payments: list[Row] = []

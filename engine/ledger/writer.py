@@ -128,6 +128,8 @@ class Writer:
 
     async def close(self) -> None:
         """Let the connection go."""
+        if self._ahead is not None:
+            self._ahead.drop()
         connection, self._connection, self._append = self._connection, None, None
         if connection is not None:
             await close(connection)
@@ -139,6 +141,7 @@ class Writer:
         if batch.key == self._preparer.head_key:
             return self._settled(resolved=True)
         prepared = await self._prepared(batch)
+        assert prepared.after == self._preparer.head, "it continues the chain"
         self._unsettled = batch.key
         failpoint("before_commit")
         failpoint("in_commit")
@@ -164,10 +167,11 @@ class Writer:
             return prepared
         rows = self._preparer.rows_of(batch)
         try:
-            return self._preparer.prepare(batch, rows)
+            guarded = self._preparer.check(rows)
         except EntryInvalid:
             await self._judge_first(batch, rows)
             raise
+        return self._preparer.prepare(batch, rows, guarded)
 
     async def _judge_first(self, batch: Batch, rows: Rows) -> None:
         """Raise what the database would have raised before it came to the totals."""
@@ -289,23 +293,29 @@ class Writer:
         except BaseException:
             connection.terminate()
             raise
-        number = 0 if found is None else found["number"]
+        head, head_key = known.head, known.head_key
+        number = 0
+        if found is not None:
+            number, head_key = found["number"], found["key"]
+            head = Receipt(number=number, hash=found["hash"])
         if number < known.head.number:
             connection.terminate()
             raise Fenced(
                 f"the journal ends at batch {number}, but batch {known.head.number} had been "
                 f"committed: this database has lost commits (restored, or an async standby)"
             )
-        if found is not None:
-            known.head, known.head_key = Receipt(number=number, hash=found["hash"]), found["key"]
-        known.connected(
+        if self._ahead is not None:
+            self._ahead.drop()  # It may be packed for the connection before.
+            self._ahead = None
+        known.begin(
             self._epoch,
             types,
+            head=head,
+            head_key=head_key,
             opened=[tuple(row) for row in opened],
             pending=[(row[0], row[1], row[2]) for row in pending],
             largest_total=most,
         )
-        self._ahead = None  # It may be packed for the connection before.
         self._connection, self._append = connection, append
         self._connections += 1
         return append

@@ -897,33 +897,41 @@ class LedgerContract:
         """Whatever becomes of a batch, what was said to follow it is judged in its own turn."""
         ledger = await bench.open()
 
-        def batch(*holds: Transfer, **fields: Any) -> Batch:
-            posts = [make.transfer(phase="post_pending", resolves=h.id, **fields) for h in holds]
-            news = [make.transfer(merchant=f"mer_{n}") for n in range(2 * (not holds))]
-            return make.batch(*(Entry(transfers=(t,)) for t in (*posts, *news)))
+        def opening(n: int) -> Batch:
+            return make.batch(
+                *(Entry(transfers=(make.transfer(merchant=f"mer_{n}"),)) for _ in "ab")
+            )
+
+        def posting(hold: Transfer) -> Batch:
+            post = make.transfer(phase="post_pending", resolves=hold.id)
+            return make.batch(Entry(transfers=(post,)))
 
         hold = make.transfer(phase="pending")
-        opened = make.batch(Entry(transfers=(hold,), claim=claim("k")))
-        first, last = batch(), batch(hold)
+        held = make.batch(Entry(transfers=(hold,), claim=claim("k")))
+        first, last = opening(1), posting(hold)
         bench.lose_reply(ledger)
         with pytest.raises(LedgerUnavailable):
-            await ledger.commit(opened, first)
-        assert (await ledger.commit(opened, first)).resolved
+            await ledger.commit(held, first)
+        assert (await ledger.commit(held, first)).resolved
         await ledger.commit(first, last)
         other = make.batch(Entry(claim=claim("other")))
         assert (await ledger.commit(other, last)).number == 3
         with pytest.raises(KeysTaken):
             await ledger.commit(make.batch(Entry(claim=claim("k"))), last)
-        await ledger.commit(last, again := batch(hold))
+        again = posting(hold)
+        await ledger.commit(last, again)
         for _ in range(2):
             with pytest.raises(EntryInvalid):
                 await ledger.commit(again, again)
+        second = opening(2)
         bench.lose_batch(ledger)
         with pytest.raises(LedgerUnavailable):
-            await ledger.commit(fresh := batch(), make.batch())
-        assert (await ledger.commit(fresh)).number == 5
+            await ledger.commit(second, make.batch())
+        assert (await ledger.commit(second, second)).number == 5
+        assert (await ledger.commit(second, second)).resolved
+        assert (await chain(ledger, make, 1))[0].number == 6
         accounts = await ledger.accounts(owner=None, livemode=True, after=0, limit=9)
-        assert {a.owner for a in accounts} == {"simulator", MERCHANT, "mer_0", "mer_1"}
+        assert {a.owner for a in accounts} == {"simulator", MERCHANT, "mer_1", "mer_2"}
         assert sum(a.debits_pending + a.credits_pending for a in accounts) == 0
 
     async def test_an_engine_is_fenced_by_its_successor(self, bench: Bench, make: Maker) -> None:

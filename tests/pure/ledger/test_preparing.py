@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.domain.entry import Batch, Entry
 from engine.domain.posting import books_of, leg
-from engine.ledger import rows
+from engine.ledger import preparing, rows
 from engine.ledger.ahead import Ahead
 from engine.ledger.packing import PACKERS
 from engine.ledger.preparing import Prepared, Preparer
@@ -31,16 +31,17 @@ some_batches = st.lists(
 
 
 @pytest.fixture(autouse=True, scope="module")
-def small_slices() -> Iterator[None]:
+def little_at_a_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "SLICE", 2)
+        patch.setattr(preparing, "PAIRS_MAX", 1)  # forgotten again and again
         yield
 
 
 def preparer() -> Preparer:
     made = Preparer()
     types = {name: number for number, name in enumerate(PACKERS)}
-    made.connected(7, types, opened=[], pending=[], largest_total=0)
+    made.begin(7, types, head=made.head, head_key="", opened=[], pending=[], largest_total=0)
     return made
 
 
@@ -65,7 +66,8 @@ def batches_of(all_moves: list[Moves]) -> list[Batch]:
 def in_its_turn(known: Preparer, batch: Batch) -> Prepared | None:
     """None where it is refused."""
     try:
-        return known.prepare(batch, known.rows_of(batch))
+        made = known.rows_of(batch)
+        return known.prepare(batch, made, known.check(made))
     except EntryInvalid:
         return None
 

@@ -8,7 +8,7 @@ import trio.testing
 
 from engine.domain.commands import Open
 from engine.domain.entry import Batch
-from engine.ports import EntryInvalid
+from engine.ports import EntryInvalid, LedgerUnavailable
 from engine.supervisor.mailbox import Mailbox
 from tests.virtual.actors.rig import a_world
 
@@ -141,33 +141,41 @@ async def test_a_writer_that_dies_between_two_commits_makes_neither_twice(autoju
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize(
+    "trouble", [None, EntryInvalid("invalid: some_constraint"), LedgerUnavailable("gone")]
+)
 async def test_what_a_commit_has_no_room_for_is_told_with_it_and_comes_next(
-    autojump_clock, tmp_path, refused
+    autojump_clock, tmp_path, trouble
 ):
     async with a_world(tmp_path, autojump_clock) as world:
         world.settings |= {"shards": 1, "batch_entries_max": 5}
         await world.start()
         told: list[tuple[Batch, Batch | None]] = []
-        bad = iter([refused])
+        troubles = [trouble] if trouble else []
         commit = world.ledger.commit
 
         async def note(batch, following=None):
             told.append((batch, following))
-            if following is not None and next(bad, False):
-                raise EntryInvalid("invalid: some_constraint")
+            if following is not None and troubles:
+                raise troubles.pop()
             return await commit(batch, following)
 
         world.ledger.commit = note
         answers = await world.ask_many([world.asking(OPEN) for _ in range(COUNT)])
         assert [answer.status for answer, _ in answers] == [201] * COUNT
-        followed = [(then, after[0]) for (_, then), after in pairwise(told) if then is not None]
-        came = [then is after for then, after in followed]
-        assert len(came) >= 6
-        if refused:
-            # Both halves of what was refused come first, each of them told what follows anew.
-            assert came[:2] == [False, False]
-            came = came[2:]
-        assert all(came)
+        if isinstance(trouble, EntryInvalid):
+            # What was refused comes first, in two halves; what follows these is made anew.
+            (refused, old), *told = told
+            assert refused.entries == told[0][0].entries + told[1][0].entries
+            assert told[1][1] is not old
+        elif trouble is not None:
+            # What follows a commit that takes for ever is not to have the time of its beginning.
+            (lost, old), (again, then), *told = told
+            assert lost is again
+            assert then is None
+            assert told[0][0] is not old
+        followed = [(then, came) for (_, then), (came, _) in pairwise(told) if then is not None]
+        assert len(followed) >= 5
+        assert all(then is came for then, came in followed)
         times = [batch.recorded_ms for batch in world.ledger.batches]
         assert times == sorted(times)
