@@ -100,7 +100,8 @@ class Preparer:
 
     def check(self, rows: Rows, before: Prepared | None = None) -> Guarded:
         """Compare the rows with what is pending, after `before` too. Raises EntryInvalid."""
-        return self._guard.check(rows.pending, rows.moved, before and before.guarded)
+        earlier = None if before is None else before.guarded
+        return self._guard.check(rows.pending, rows.moved, earlier)
 
     def prepare(
         self, batch: Batch, rows: Rows, guarded: Guarded, before: Prepared | None = None
