@@ -77,7 +77,7 @@ reliability: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
-# With millions of payments in the database and ten minutes of soak: an hour, and 50 GB of disk.
+# With millions of payments in the database and ten minutes of soak: an hour, and 75 GB of disk.
 bench-full: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --full $(if $(SETTLED),--settled $(SETTLED))
 
