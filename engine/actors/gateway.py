@@ -201,7 +201,7 @@ class GatewayActor:
             caller.wake.set()
         else:
             caller = _Caller(message, is_trial, self._new_event())
-            self._tasks.start_soon(self._make_calls, caller)
+            self._tasks.start_soon(self._make_calls, caller, self._free)
 
     def _is_late(self, message: Perform) -> bool:
         """Whether the call has waited for longer than the provider gets for its answer."""
@@ -222,9 +222,9 @@ class GatewayActor:
         )
         self._tell(message, news)
 
-    async def _make_calls(self, caller: _Caller) -> None:
+    async def _make_calls(self, caller: _Caller, free: list[_Caller]) -> None:
         """Make one call after the other: a task and a scope for each would cost half of it."""
-        began, free = 0.0, self._free
+        began = 0.0
         with anyio.CancelScope() as scope:
             while True:
                 assert caller.message is not None, "a caller is woken with a call to make"

@@ -43,14 +43,9 @@ class Prepared(msgspec.Struct, frozen=True):
     arguments: list[Any]
     """Of `append_batch`."""
 
-    @property
-    def is_copied(self) -> bool:
-        """Whether its transfers are sent by COPY, and not among the arguments."""
-        return is_copied(self.rows)
-
 
 def is_copied(rows: Rows) -> bool:
-    """Whether there are so many transfers that COPY is the cheaper way."""
+    """Whether the transfers are so many that they go by COPY, and not among the arguments."""
     return len(rows.transfers) >= COPIED_MIN
 
 

@@ -26,7 +26,7 @@ from engine.ledger.ahead import Ahead
 from engine.ledger.connections import WRITER, check_durable, close, connect
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error, verdict_of
 from engine.ledger.packing import PACKERS, TRANSFER_COLUMNS, copy_of_transfers, domain_of
-from engine.ledger.preparing import LANE, Prepared, Preparer
+from engine.ledger.preparing import LANE, Prepared, Preparer, is_copied
 from engine.ledger.queries import QUERIES
 from engine.ledger.rows import Rows
 from engine.ports import (
@@ -147,7 +147,7 @@ class Writer:
         failpoint("in_commit")
         if following is not None:
             self._ahead = Ahead(self._preparer, following, prepared)
-        if prepared.is_copied:
+        if is_copied(prepared.rows):
             applied = await self._append_and_copy(append, prepared)
         else:
             applied = await append.fetchval(*prepared.arguments, timeout=self._timeout_s)
