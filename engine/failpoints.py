@@ -22,6 +22,7 @@ from typing import Final
 POINTS: Final[dict[str, str]] = {
     "before_intent": "a request has reached its shard and nothing of it has been written",
     "before_commit": "a batch has been built and sealed, and not been sent to the database",
+    "made_ahead": "a batch is about to be sent that was made ready during the commit before it",
     "in_commit": "a batch is with the database, which has not answered",
     "commit_open": "a commit ended without a definite result and is about to be tried again",
     "after_intent": "an intent is durable and its gateway call has not been made",

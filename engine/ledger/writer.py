@@ -164,6 +164,7 @@ class Writer:
         ahead, self._ahead = self._ahead, None
         prepared = None if ahead is None else ahead.take(batch, self._preparer.head)
         if prepared is not None:
+            failpoint("made_ahead")
             return prepared
         rows = self._preparer.rows_of(batch)
         try:

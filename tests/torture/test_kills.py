@@ -42,18 +42,27 @@ AIMS: dict[str, tuple[int, tuple[int, ...]]] = {
     "took_over": (57, (1, 1)),
     "draining": (43, (1, 1)),
 }
+# The same, where nearly every batch is made ready while the one before is with the database.
+AIMS_AHEAD: dict[str, tuple[int, ...]] = {"made_ahead": (1, 5, 12), "in_commit": (4, 9)}
 told_by_all: list[Told] = []
 ELSEWHERE = {"expiry": "test_time.py", "retry": "test_time.py"}
 
 
 def test_every_failpoint_is_aimed_at() -> None:
-    assert set(AIMS) | set(ELSEWHERE) == set(POINTS)
+    assert set(AIMS) | set(AIMS_AHEAD) | set(ELSEWHERE) == set(POINTS)
 
 
 @pytest.fixture(scope="module")
 def works() -> Iterator[Plant]:
     """The plant that the scenarios of this module share, so that the data grows old."""
     with plant() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def hurried() -> Iterator[Plant]:
+    """Commits are so small that the next one always waits already."""
+    with plant(module="tests.torture.small_commits") as made:
         yield made
 
 
@@ -118,13 +127,27 @@ async def kill_at(engine: Engine, client: Client, name: str, passage: int) -> No
     "name", [pytest.param(name, id=f"row_{row:02}_{name}") for name, (row, _) in AIMS.items()]
 )
 async def test_killed_at(works: Plant, scenario: Scenario, name: str) -> None:
+    told_by_all.extend(await killed_at(works, scenario, name, AIMS[name][1]))
+
+
+@pytest.mark.parametrize("name", AIMS_AHEAD)
+async def test_row_05_with_the_next_batch_made_ready(
+    hurried: Plant, scenario: Scenario, name: str
+) -> None:
+    await killed_at(hurried, scenario, name, AIMS_AHEAD[name])
+
+
+async def killed_at(
+    works: Plant, scenario: Scenario, name: str, passages: tuple[int, ...]
+) -> list[Told]:
+    """Kill at each passage under load, then prove it all; returns what clients were told."""
     engine = works.engine
     if not engine.is_running:
         await asyncio.to_thread(engine.start)
     async with client_of(engine) as client:
         load = Load(client, seed=sum(name.encode()), final_s=FINAL_S)
         running = asyncio.create_task(load.run(CLIENTS))
-        for passage in AIMS[name][1]:
+        for passage in passages:
             if engine.is_running:
                 await leave_open(client, works, name)
                 engine.kill()
@@ -134,7 +157,7 @@ async def test_killed_at(works: Plant, scenario: Scenario, name: str) -> None:
             scenario.hit(name)
         await asyncio.to_thread(engine.start)
         await finish(client, load, running, scenario)
-        told_by_all.extend(load.told)
+        return load.told
 
 
 async def test_row_06_random_kills_under_load(works: Plant, scenario: Scenario) -> None:

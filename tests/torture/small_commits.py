@@ -1,0 +1,28 @@
+"""The command line of an engine whose commits take two entries each.
+
+So more waits than one commit takes under any load, and nearly every batch is made ready while the
+one before is with the database.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from engine.__main__ import main
+from engine.actors import system
+from engine.actors.ledger_writer import LedgerWriterActor
+
+ENTRIES_MAX = 2
+
+
+class SmallCommits(LedgerWriterActor):
+    """The ledger writer, whatever the settings say."""
+
+    def __init__(self, *parts: Any, **settings: Any) -> None:
+        super().__init__(*parts, **settings | {"entries_max": ENTRIES_MAX})
+
+
+if __name__ == "__main__":
+    system.LedgerWriterActor = SmallCommits  # type: ignore[misc]
+    sys.exit(main())
