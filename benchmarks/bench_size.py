@@ -14,6 +14,7 @@ import asyncio
 import statistics
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 
@@ -27,6 +28,9 @@ from engine.ledger.embedded import find_running
 THROUGHPUT, MEMORY = 0.9, 1.1
 PATH = "/v1/payments/purchase"
 SAME_RATE, SAME_S = 200, 8
+WARM_UP_S = 1
+SIZE = "SELECT pg_database_size(current_database())"
+WAL = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint"
 
 
 def measure(chosen: argparse.Namespace) -> list[Row]:
@@ -46,12 +50,16 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
             processes.engine(folder / "empty") as empty,
             processes.engine(folder / "full") as full,
         ):
-            size = asyncio.run(database_bytes(folder / "full"))
+            data = {full.port: folder / "full", empty.port: folder / "empty"}
+            size = asyncio.run(ask(data[full.port], SIZE))
             memory = memory_ratio(full, empty)
-            ratios = [ratio(full, empty, n, chosen.seconds) for n in range(chosen.rounds)]
+            turns = [turn(full, empty, n, chosen.seconds, data) for n in range(chosen.rounds)]
+        ratios = [one.ratio for one in turns]
         note = (
             f"purchases, 128 connections; {size / 2**30:.1f} GiB in the database, made in "
-            f"{filled_s:.0f} s"
+            f"{filled_s:.0f} s; rounds from {min(ratios):.2f} to {max(ratios):.2f}; WAL a payment "
+            f"{statistics.mean(one.wal_full for one in turns) / 1024:.1f} KiB against "
+            f"{statistics.mean(one.wal_empty for one in turns) / 1024:.1f}"
         )
     if holds is not None:
         note += f"; engine verify {'holds' if holds else 'does NOT hold'} on them"
@@ -67,23 +75,41 @@ def memory_ratio(full: Server, empty: Server) -> float:
     return ours / none
 
 
-def ratio(full: Server, empty: Server, turn: int, seconds: float) -> float:
+class Turn(NamedTuple):
+    """The full one's rate as a part of the empty one's; bytes of WAL a payment."""
+
+    ratio: float
+    wal_full: float
+    wal_empty: float
+
+
+def turn(full: Server, empty: Server, number: int, seconds: float, data: dict[int, Path]) -> Turn:
     """One round of each; every other time the other one is first."""
-    rates: dict[int, float] = {}
-    for engine in (full, empty) if turn % 2 else (empty, full):
-        engine.pin()
-        rates[engine.port] = good_per_s(load(engine.port, path=PATH, seconds=seconds, warm_up=1))
-    say(f"full {rates[full.port]:,.0f}/s, empty {rates[empty.port]:,.0f}/s")
-    return rates[full.port] / rates[empty.port]
+    found = {
+        engine.port: one_round(engine, data[engine.port], seconds)
+        for engine in ((full, empty) if number % 2 else (empty, full))
+    }
+    (rate, wal), (rate_empty, wal_empty) = found[full.port], found[empty.port]
+    say(f"full {rate:,.0f}/s, empty {rate_empty:,.0f}/s")
+    return Turn(rate / rate_empty, wal, wal_empty)
 
 
-async def database_bytes(data: Path) -> int:
-    """The size of the engine's database on disk, its log not counted."""
+def one_round(engine: Server, data: Path, seconds: float) -> tuple[float, float]:
+    """Payments a second, and bytes of WAL for each."""
+    engine.pin()
+    before = asyncio.run(ask(data, WAL))
+    rate = good_per_s(load(engine.port, path=PATH, seconds=seconds, warm_up=WARM_UP_S))
+    written = asyncio.run(ask(data, WAL)) - before
+    return rate, written / (rate * (seconds + WARM_UP_S))
+
+
+async def ask(data: Path, question: str) -> int:
+    """A number that the engine's database knows."""
     dsn = find_running(data)
     assert dsn is not None, "the engine's own Postgres runs"
     connection = await asyncpg.connect(dsn)
     try:
-        return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
+        return int(await connection.fetchval(question))
     finally:
         await connection.close()
 
@@ -101,5 +127,5 @@ def rows(
 if __name__ == "__main__":
     run_bench(
         measure, __doc__ or "",
-        options={"payments": 5_000_000, "rounds": 6, "seconds": 8.0, "verify": 1},
+        options={"payments": 5_000_000, "rounds": 12, "seconds": 8.0, "verify": 1},
     )  # fmt: skip
