@@ -15,12 +15,12 @@ SECONDS ?= 1800
 help:
 	@echo "make run [PORT=8080] [DATA=folder]  start the engine with its own Postgres"
 	@echo "make verify [DATA=folder]           prove the books, beside a running engine or without"
-	@echo "make test                           style, types, layers and all tests"
+	@echo "make test                           style, types, layers and all tests but the long ones"
 	@echo "make fuzz [MINUTES=5]               whatever nobody expects, for so long; writes fuzz.json"
 	@echo "make simulate [SEEDS=1000]          the whole engine on seeds, under every fault"
 	@echo "make planted                        after how many seeds bugs planted on purpose are found"
 	@echo "make campaign                       five kills under load and other long tests"
-	@echo "make torture                        every fault of real processes and databases, ten minutes"
+	@echo "make torture                        every fault of real processes and databases, five minutes"
 	@echo "make bench                          the benchmarks: a table, a plot, a file of figures"
 	@echo "make bench-full [SETTLED=5000000]   the same with millions of payments and a long soak"
 	@echo "make loadtest                       traffic and trouble, each briefly; fails on a threshold"
@@ -77,7 +77,7 @@ reliability: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
-# With millions of payments in the database and ten minutes of soak: an hour, and 75 GB of disk.
+# With millions of payments in the database and ten minutes of soak: an hour, and 80 GB of disk.
 bench-full: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --full $(if $(SETTLED),--settled $(SETTLED))
 

@@ -1,6 +1,6 @@
 """Rows 2, 3 and 4: the ledger without HTTP, against what Postgres does by itself.
 
-Each transfer has everything that LEDGER.md, the ledger's contract, asks: the chain, both accounts'
+Each transfer has everything that it has in the engine: the chain, both accounts'
 four totals and their history, two phases (half are holds, half post a hold of an earlier batch),
 the epoch, fsync; between four gateways and ten thousand merchants. The totals follow as they do in
 the engine, and that they have caught up at the end is part of the measured time. The peers run in

@@ -2,8 +2,9 @@
 
     python -m benchmarks.bench_ledger_commit [--json] [--dsn DSN] [--entries N]
 
-Three kinds of entry, each with what it has in the engine: `intents` (payment, claim, hold,
-timeline, timer), `authorized` (new version, answer, event, timeline, timers) and `captured` (new
+Three kinds of entry, each with what it has in the engine, and a timer that is set with the intent,
+as for what is to be looked up: `intents` (payment, claim, hold, timeline, timer), `authorized` (new
+version, answer, event, timeline, timers) and `captured` (new
 version, the hold posted, a fee, event, timeline). On the embedded Postgres in a folder that is
 removed afterwards, with fsync on, unless a DSN of an empty database is given.
 

@@ -107,11 +107,11 @@ def soak(folder: Path, seconds: float, share: float) -> tuple[Result, dict[str, 
         wal, words = asyncio.run(database_state(dsn))
     third = len(memory.samples) // 3
     flat = statistics.mean(memory.samples[-third:]) / statistics.mean(memory.samples[third:-third])
-    answered = found["latency"]["count"]
     seen = {
         "rate": most * share, "growth": flat,
         "late": late - late_before, "busy": busy - busy_before, "asked": asked,
-        "wal_bytes_each": (wal - wal_before) / answered, "mib": memory.samples[-1] / 2**20,
+        "wal_bytes_each": (wal - wal_before) / (most * share * seconds),
+        "mib": memory.samples[-1] / 2**20,
     }  # fmt: skip
     return found, seen, words
 

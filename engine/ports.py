@@ -78,7 +78,7 @@ class LedgerUnavailable(LedgerError):
 
 
 class Fenced(LedgerError):
-    """A newer engine has taken over: this one must stop writing for good."""
+    """This engine must stop writing for good: as a rule, a newer one has taken over."""
 
 
 class KeysTaken(LedgerError):

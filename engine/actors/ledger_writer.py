@@ -1,7 +1,7 @@
 """The ledger writer: group commit.
 
-It takes everything that waits, commits it as one transaction, and tells the senders. While a
-commit is under way the next group gathers, so the busier the engine, the larger the groups.
+It takes everything that waits, commits it in groups, each one transaction, and tells the senders.
+While a commit is under way the next group gathers, so the busier the engine, the larger the groups.
 
 - A lost reply to a COMMIT is settled by committing the same batch under the same key again.
 - Entries whose idempotency key is taken are refused by name; the rest is committed.
@@ -73,7 +73,7 @@ class LedgerWriterActor:
         self._ahead: tuple[list[Write], Batch] | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Commit until cancelled. Raises `Fenced` when a newer engine has taken over."""
+        """Commit until cancelled. Raises `Fenced` when this engine may not write any more."""
         reader = self._mailbox.attach()
         self._directory.ledger_trouble = None
         task_status.started()

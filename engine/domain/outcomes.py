@@ -247,7 +247,7 @@ def _known_card(change: Change, news: OperationNews) -> None:
 
 
 def _charge_fee(change: Change, op: Operation, captured: int, link: int) -> None:
-    """The platform's fee, dated at the capture and linked to it (LEDGER.md row 4)."""
+    """The platform's fee, dated at the capture and linked to it."""
     if captured == 0:
         return
     payment = change.payment

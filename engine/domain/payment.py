@@ -2,7 +2,7 @@
 
 A payment's `status` is not stored by hand: it follows from its first operation (authorize or
 purchase) and its counters, so it cannot disagree with the money. The guarded counters keep, for
-everything that is asked for here (LEDGER.md):
+everything that is asked for here:
 
     captured + capturing + released + releasing <= authorized
     refunded + refunding <= captured

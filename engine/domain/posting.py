@@ -1,4 +1,4 @@
-"""Posting rules: which transfers each event of a payment makes (LEDGER.md, rows 1 to 7).
+"""Posting rules: which transfers each event of a payment makes.
 
 A transfer moves one amount from a debit account to a credit account, so it balances by
 construction. Holds are two-phase as in TigerBeetle: `pending`, then `post_pending`,

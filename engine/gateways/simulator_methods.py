@@ -1,7 +1,7 @@
 """The magic payment methods of the simulator, as a table.
 
 Each row says how the simulator treats an authorize or purchase with that method, and what it does
-to the charge's refunds later. API.md promises these rows to everybody who rehearses a fault.
+to the charge's refunds later. README.md lists what a merchant rehearses with.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The lock keeps a second engine standing by, and hands over when the first one's connection ends.
 It does not fence: it is gone with its connection, while the commits of its engine come over
-another. So every take-over raises the epoch, and every commit checks it (DESIGN.md, section 2).
+another. So every take-over raises the epoch, and every commit checks it.
 """
 
 from __future__ import annotations

@@ -110,7 +110,9 @@ class MemoryLedger:
     async def commit(self, batch: Batch, following: Batch | None = None) -> Receipt:
         """Apply the batch; raises as the protocol says, and what `faults` ask for."""
         assert self._epoch, "an engine takes over before it writes"
-        assert self._unsettled in (None, batch.key), f"{self._unsettled} is not settled yet"
+        if self._unsettled not in (None, batch.key):
+            # Something crashed in between. A start reads what became of it; this process can't.
+            raise Fenced(f"what became of batch {self._unsettled} is open: a start finds it out")
         self._unsettled = batch.key
         if self.faults.commit_delay_s:
             with anyio.CancelScope(shield=True):

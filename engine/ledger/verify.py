@@ -1,4 +1,4 @@
-"""`engine verify`: proves that the books are whole, or names what is not (LEDGER.md).
+"""`engine verify`: proves that the books are whole, or names what is not.
 
     report = await verify(dsn, witness=effects_of_the_books, now_ms=clock.now_ms())
     print(render(report))

@@ -23,7 +23,7 @@ from engine.domain.entry import Batch, KeyRef
 from engine.domain.journal import TransferTuple
 from engine.failpoints import failpoint
 from engine.ledger.ahead import Ahead
-from engine.ledger.connections import WRITER, check_durable, close, connect
+from engine.ledger.connections import WRITER, DurabilityError, check_durable, close, connect
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error, verdict_of
 from engine.ledger.packing import PACKERS, TRANSFER_COLUMNS, copy_of_transfers, domain_of
 from engine.ledger.preparing import LANE, Prepared, Preparer, is_copied
@@ -103,10 +103,12 @@ class Writer:
         `following` is what is likely to be committed next: it is made ready meanwhile.
         Raises KeysTaken and EntryInvalid, which are definite; LedgerUnavailable, after which the
         same batch must be committed again; and Fenced, after which nothing may be: what became of
-        an earlier try of the batch may be open, and is the next engine's to find out.
+        this batch, or of one before it, may be open, and is the next engine's to find out.
         """
         assert self._epoch, "an engine takes over before it writes"
-        assert self._unsettled in (None, batch.key), f"{self._unsettled} is not settled yet"
+        if self._unsettled not in (None, batch.key):
+            # Something crashed in between. A start reads what became of it; this process can't.
+            raise Fenced(f"what became of batch {self._unsettled} is open: a start finds it out")
         # A commit is never cancelled half-way: its outcome would be open for no reason. It is
         # bounded by the time-out of its statement.
         with anyio.CancelScope(shield=True):
@@ -116,6 +118,9 @@ class Writer:
                 except DRIVER_ERRORS as error:
                     if verdict_of(error) != "again" or not tries_left:
                         raise self._failed(error) from error
+                except DurabilityError as error:
+                    # What became of an earlier try is open still, and nothing may be written now.
+                    raise LedgerUnavailable(str(error)) from error
                 except LedgerError:
                     raise
                 except BaseException:
@@ -155,7 +160,8 @@ class Writer:
             # An earlier try was applied after all, while this one was being prepared: what counts
             # is what that one sealed and opened, which need not be what was built now.
             await self._connected()
-            assert self._preparer.head_key == batch.key, "nobody else writes behind a batch of ours"
+            if self._preparer.head_key != batch.key:
+                raise Fenced(f"another engine has written behind batch {prepared.head.number}")
             return self._settled(resolved=True)
         self._preparer.keep(prepared)
         return self._settled(resolved=False)

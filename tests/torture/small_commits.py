@@ -1,7 +1,7 @@
 """The command line of an engine whose commits take two entries each.
 
-So more waits than one commit takes under any load, and nearly every batch is made ready while the
-one before is with the database.
+So a few clients are enough for more to wait than one commit takes, and of what waited together all
+but the first batch is made ready while the one before is with the database.
 """
 
 from __future__ import annotations

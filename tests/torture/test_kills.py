@@ -42,7 +42,7 @@ AIMS: dict[str, tuple[int, tuple[int, ...]]] = {
     "took_over": (57, (1, 1)),
     "draining": (43, (1, 1)),
 }
-# The same, where nearly every batch is made ready while the one before is with the database.
+# The same where commits are small: `in_commit` is passed with the next batch made ready, or not.
 AIMS_AHEAD: dict[str, tuple[int, ...]] = {"made_ahead": (1, 5, 12), "in_commit": (4, 9)}
 told_by_all: list[Told] = []
 ELSEWHERE = {"expiry": "test_time.py", "retry": "test_time.py"}
@@ -54,14 +54,14 @@ def test_every_failpoint_is_aimed_at() -> None:
 
 @pytest.fixture(scope="module")
 def works() -> Iterator[Plant]:
-    """The plant that the scenarios of this module share, so that the data grows old."""
+    """The plant that most scenarios of this module share, so that the data grows old."""
     with plant() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def hurried() -> Iterator[Plant]:
-    """Commits are so small that the next one always waits already."""
+    """Commits are so small that the next one often waits already."""
     with plant(module="tests.torture.small_commits") as made:
         yield made
 
@@ -131,7 +131,7 @@ async def test_killed_at(works: Plant, scenario: Scenario, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AIMS_AHEAD)
-async def test_row_05_with_the_next_batch_made_ready(
+async def test_row_05_where_batches_are_made_ahead(
     hurried: Plant, scenario: Scenario, name: str
 ) -> None:
     await killed_at(hurried, scenario, name, AIMS_AHEAD[name])
@@ -178,7 +178,7 @@ async def test_row_06_random_kills_under_load(works: Plant, scenario: Scenario) 
             scenario.killed()
             await asyncio.to_thread(engine.start)
         await finish(client, load, running, scenario)
-        # All that any scenario of this module was told, however many kills ago.
+        # All that any scenario on this plant was told, however many kills ago.
         load.told = told_by_all
         await assert_told_holds(load)
         scenario.note(acknowledged_in_all=len(told_by_all))

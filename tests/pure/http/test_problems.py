@@ -12,7 +12,7 @@ from engine.domain.problems import PROBLEMS, problem_bytes
 from engine.domain.refusals import Refusal
 from engine.http.problems import method_not_allowed, problem, refused
 
-# API.md, table of statuses.
+# The contract's table of statuses.
 STATUSES = {400, 401, 402, 403, 404, 405, 408, 409, 413, 414, 415, 422, 429, 431, 500, 502, 503}
 
 

@@ -539,6 +539,75 @@ async def test_a_database_that_would_lose_commits_is_not_used(
     await careless.take_over("test")
 
 
+async def test_a_database_that_became_careless_is_waited_for(
+    bench: PostgresBench,
+    make: Maker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether a batch was applied before it did is open, so the very same one is tried again."""
+    ledger = await bench.open()
+    await chain(ledger, make, 1)
+    batch = make.batch()
+    ledger._writer._unsettled = batch.key
+    ledger._writer._disconnect()
+    with monkeypatch.context() as patch:
+        patch.setitem(QUERIES, "durability", "SELECT 'off' AS fsync, 'on' AS commit")
+        for _ in range(2):
+            with pytest.raises(LedgerUnavailable, match="set fsync = on"):
+                await ledger.commit(batch)
+    assert (await ledger.commit(batch)).number == 2
+
+
+async def test_nothing_is_written_behind_a_commit_that_crashed(
+    bench: PostgresBench,
+    make: Maker,
+) -> None:
+    ledger = await bench.open()
+    batch = make.batch()
+    statement = ledger._writer._append
+
+    class Crashes:
+        async def fetchval(self, *arguments: Any, timeout: float) -> None:  # noqa: ASYNC109
+            assert statement is not None
+            await statement.fetchval(*arguments, timeout=timeout)
+            raise RuntimeError("a bug")
+
+    ledger._writer._append = Crashes()  # type: ignore[assignment]
+    with pytest.raises(RuntimeError):
+        await ledger.commit(batch)
+    with pytest.raises(Fenced, match=f"{batch.key} is open"):
+        await ledger.commit(make.batch())
+    assert (await ledger.commit(batch)).resolved
+
+
+async def test_taken_over_while_it_looks_for_the_end_of_the_journal(
+    bench: PostgresBench,
+    make: Maker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Applied by an earlier try, and another engine has written behind it by the time it looks."""
+    first, second = await bench.open(), PostgresLedger(bench.dsn)
+    bench.opened.append(second)
+    batch, theirs = make.batch(), make.batch()
+    take_packed = writer._take_packed
+
+    class AppliedBefore:
+        async def fetchval(self, *_: object, **__: object) -> bool:
+            monkeypatch.setattr(writer, "_take_packed", after_a_take_over)
+            return False
+
+    async def after_a_take_over(connection: asyncpg.Connection) -> dict[str, int]:
+        monkeypatch.setattr(writer, "_take_packed", take_packed)
+        await first._lock.close()
+        await second.take_over("second")
+        await second.commit(theirs)
+        return await take_packed(connection)
+
+    first._writer._append = AppliedBefore()  # type: ignore[assignment]
+    with pytest.raises(Fenced, match="written behind"):
+        await first.commit(batch)
+
+
 async def test_a_cancelled_read_leaves_no_broken_connection_behind(
     bench: PostgresBench,
     make: Maker,

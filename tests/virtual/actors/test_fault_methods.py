@@ -1,4 +1,4 @@
-"""Every payment method of the simulator ends as API.md says it does; minutes pass at once."""
+"""Every payment method of the simulator ends as it is said to; minutes pass at once."""
 
 import pytest
 import trio

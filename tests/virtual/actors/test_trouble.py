@@ -311,6 +311,30 @@ async def test_an_engine_that_is_fenced_ends(autojump_clock, world):
 
 
 @pytest.mark.trio
+async def test_an_engine_whose_commit_crashed_half_way_ends_and_the_next_one_finds_out(
+    autojump_clock, world
+):
+    apply = world.store.apply
+
+    def crash(batch, epoch):
+        world.store.apply = apply
+        apply(batch, epoch)
+        raise RuntimeError("a bug")
+
+    world.store.apply = crash
+    with trio.move_on_after(30):
+        await world.open(key="k")
+    with trio.fail_after(5):
+        await world.ended.wait()
+    assert world.error.subgroup(Fenced) is not None
+    (payment,) = world.payments()
+    assert payment.status == "processing"
+    await world.restart()
+    await world.until(lambda: world.payments()[0].status != "processing")
+    assert len(world.payments()) == 1
+
+
+@pytest.mark.trio
 async def test_a_client_that_goes_away_stops_nothing(autojump_clock, world):
     with trio.move_on_after(1):
         await world.open("pm_card_slow", key="k")

@@ -1,4 +1,4 @@
-"""Every row of the table of payment methods, as API.md promises it, under a virtual clock."""
+"""Every row of the table of payment methods, under a virtual clock."""
 
 import pytest
 import trio

@@ -89,7 +89,7 @@ async def test_another_batch_may_not_overtake_one_whose_outcome_is_open(
     ledger.faults.outcomes.append("applied")
     with pytest.raises(LedgerUnavailable):
         await ledger.commit(make.batch())
-    with pytest.raises(AssertionError, match="not settled"):
+    with pytest.raises(Fenced, match="is open"):
         await ledger.commit(make.batch())
 
 
