@@ -83,7 +83,9 @@ SCENARIOS = (
     Scenario(
         name="gateway-outage",
         what="the gateway refuses every connection for a third of the time",
-        seconds=20,
+        # So long that the breaker's third try, after 2, 4 and 8 s and up to a fifth more, falls
+        # between the gateway's return and the last fifth, wherever its jitter puts it.
+        seconds=30,
         disturbances=(Disturbance(0.2, "gateway_out"), Disturbance(0.5, "gateway_back")),
         thresholds=Thresholds(put_off_max=0.9, p99_ms=3_000.0, recovered_min=0.9),
     ),
