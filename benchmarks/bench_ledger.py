@@ -1,8 +1,8 @@
 """Rows 2, 3 and 4: the ledger without HTTP, against what Postgres does by itself.
 
-Each transfer has everything that it has in the engine: the chain, both accounts'
-four totals and their history, two phases (half are holds, half post a hold of an earlier batch),
-the epoch, fsync; between four gateways and ten thousand merchants. The totals follow as they do in
+Each transfer has everything that it has in the engine: the chain, both accounts' four totals and
+their history, two phases (half are holds, half post a hold of an earlier batch), the epoch, fsync;
+between four gateways and ten thousand merchants. The totals follow as they do in
 the engine, and that they have caught up at the end is part of the measured time. The peers run in
 the same cluster and in turns with it: pgbench TPC-B, and a transaction with two row locks per
 transfer. Neither side is pinned: both have the same two cores.

@@ -2,11 +2,11 @@
 
     python -m benchmarks.bench_ledger_commit [--json] [--dsn DSN] [--entries N]
 
-Three kinds of entry, each with what it has in the engine, and a timer that is set with the intent,
-as for what is to be looked up: `intents` (payment, claim, hold, timeline, timer), `authorized` (new
-version, answer, event, timeline, timers) and `captured` (new
-version, the hold posted, a fee, event, timeline). On the embedded Postgres in a folder that is
-removed afterwards, with fsync on, unless a DSN of an empty database is given.
+Three kinds of entry, each with what it has in the engine, and with a timer that the engine sets
+only for what is to be looked up: `intents` (payment, claim, hold, timeline, timer), `authorized`
+(new version, answer, event, timeline, timers) and `captured` (new version, the hold posted, a fee,
+event, timeline). On the embedded Postgres in a folder that is removed afterwards, with fsync on,
+unless a DSN of an empty database is given.
 
 `python_us` is this process's CPU time per entry in microseconds, building the entries excluded.
 """
