@@ -436,6 +436,20 @@ CREATE INDEX refunds_payment ON refunds (payment_id, id);
 -- 5. Promises to clients
 -- ======================================================================================
 
+-- What an idempotency key is found by: sixteen bytes of a SHA-256. Keys are random, so each lands
+-- on another page of its index, and the first one on a page after a checkpoint takes the whole page
+-- into the log: half the index is half of these pages. The length makes the text unambiguous, and a
+-- doubled backslash is one to bytea. All of it is immutable, so that Postgres puts the expression
+-- where the call stands: the call would cost 7 us instead of 2.
+CREATE FUNCTION key_digest(merchant_id text, livemode boolean, key text) RETURNS uuid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT encode(substring(sha256(replace(
+        CASE WHEN livemode THEN 'live ' ELSE 'test ' END || length(key)::text || ' ' || key
+        || merchant_id, '\', '\\'
+    )::bytea) FROM 1 FOR 16), 'hex')::uuid
+$$;
+
 -- An idempotency key is claimed in the commit of its request's intent, so a key that is used at
 -- two places at once loses before any gateway is called. `status` is null until the final answer
 -- is known; then the answer is replayed byte for byte. The answer is several times the size of the
@@ -454,11 +468,12 @@ CREATE TABLE idempotency (
     code text COLLATE "C",
     location text COLLATE "C",
     body bytea,
-    CONSTRAINT idempotency_pkey PRIMARY KEY (merchant_id, livemode, key),
     CONSTRAINT idempotency_answer_whole CHECK (
         (status IS NULL) = (body IS NULL) AND (status IS NULL) = (code IS NULL)
     )
 ) WITH (fillfactor = 20);
+
+CREATE UNIQUE INDEX idempotency_key ON idempotency (key_digest(merchant_id, livemode, key));
 
 -- Keys are forgotten by age; rows lie in the order of their creation, so a few bytes per block
 -- range find the old ones.
@@ -705,7 +720,8 @@ BEGIN
             RAISE EXCEPTION 'idempotency keys are taken' USING ERRCODE = 'PE002', DETAIL = (
                 SELECT coalesce(json_agg(json_build_array(c.merchant_id, c.livemode, c.key)), '[]')
                 FROM unnest(in_claims) c
-                JOIN idempotency i USING (merchant_id, livemode, key)
+                JOIN idempotency i ON key_digest(i.merchant_id, i.livemode, i.key)
+                    = key_digest(c.merchant_id, c.livemode, c.key)
                 WHERE i.batch <> in_number
             );
         END IF;
@@ -768,13 +784,14 @@ BEGIN
         UPDATE idempotency i SET
             status = a.status, body = a.body, code = a.code, location = a.location
         FROM unnest(in_answers) a
-        WHERE i.merchant_id = a.merchant_id AND i.livemode = a.livemode AND i.key = a.key
-            AND i.status IS NULL;
+        WHERE key_digest(i.merchant_id, i.livemode, i.key)
+            = key_digest(a.merchant_id, a.livemode, a.key) AND i.status IS NULL;
     END IF;
 
     IF in_released IS NOT NULL THEN
         DELETE FROM idempotency i USING unnest(in_released) r
-        WHERE i.merchant_id = r.merchant_id AND i.livemode = r.livemode AND i.key = r.key;
+        WHERE key_digest(i.merchant_id, i.livemode, i.key)
+            = key_digest(r.merchant_id, r.livemode, r.key);
     END IF;
 
     IF in_events IS NOT NULL THEN

@@ -29,7 +29,8 @@ FROM account_totals
 -- Which of these idempotency keys are claimed.
 SELECT i.merchant_id, i.livemode, i.key
 FROM unnest($1::text [], $2::boolean [], $3::text []) AS wanted (merchant_id, livemode, key)
-JOIN idempotency i USING (merchant_id, livemode, key)
+JOIN idempotency i ON key_digest(i.merchant_id, i.livemode, i.key)
+    = key_digest(wanted.merchant_id, wanted.livemode, wanted.key)
 
 -- name: check_second_phases
 SELECT check_second_phases($1, $2)
@@ -78,7 +79,7 @@ SELECT has_work, id, doc FROM payments WHERE open AND slot >= $1 AND slot < $2
 -- name: claim
 SELECT fingerprint, created_ms, payment_id, op, status, body, code, location
 FROM idempotency
-WHERE merchant_id = $1 AND livemode = $2 AND key = $3
+WHERE key_digest(merchant_id, livemode, key) = key_digest($1, $2, $3)
 
 -- name: list_payments
 -- Ids sort by time, so the index gives them newest first and the filters drop what is not wanted.

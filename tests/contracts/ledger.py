@@ -484,6 +484,16 @@ class LedgerContract:
         await ledger.commit(make.batch(*(Entry(claim=Claim(r, b"f", NOW)) for r in refs)))
         assert [await ledger.claim(ref) for ref in refs] == [Claim(r, b"f", NOW) for r in refs]
 
+    async def test_keys_that_look_alike_are_different_keys(self, bench: Bench, make: Maker) -> None:
+        ledger = await bench.open()
+        keys = ["A", "a", "\\x41", "\\101", "\\", "\\\\", "\\\\x41", '"', "'", "%", "1 A", "ä", "€"]
+        refs = [KeyRef(MERCHANT, True, key) for key in keys]
+        refs += [KeyRef("b", True, "ca"), KeyRef("ab", True, "c"), KeyRef("cab", True, "")]
+        batch = make.batch(*(Entry(claim=Claim(r, r.key.encode(), NOW)) for r in refs))
+        await ledger.commit(batch)
+        found = [await ledger.claim(ref) for ref in refs]
+        assert found == [Claim(ref, ref.key.encode(), NOW) for ref in refs]
+
     async def test_two_claims_of_one_key_in_a_batch_are_refused(
         self, bench: Bench, make: Maker
     ) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -80,6 +83,41 @@ def test_two_engines_that_start_together_migrate_once(new_database: NewDatabase)
         return sorted(len(applied) for applied in results)
 
     assert asyncio.run(both()) == [0, len(migrations())]
+
+
+async def ask(dsn: str, question: str, *arguments: Any) -> list[Any]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return [row[0] for row in await connection.fetch(question, *arguments)]
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("key", ["k", "\\x41 \\", "5b0e8a7c-4f1e-4c38-9f0a-1f4e8f7c2d11"])
+def test_the_digest_of_a_key_never_changes(new_database: NewDatabase, key: str) -> None:
+    """The index holds it, and a database lives for long."""
+    dsn = new_database()
+    asyncio.run(migrate(dsn))
+    text = f"live {len(key)} {key}m_dev".encode()
+    expected = uuid.UUID(bytes=hashlib.sha256(text).digest()[:16])
+    assert asyncio.run(ask(dsn, "SELECT key_digest('m_dev', true, $1)", key)) == [expected]
+
+
+def test_a_key_is_found_by_the_index_and_without_a_call(new_database: NewDatabase) -> None:
+    dsn = new_database()
+    asyncio.run(migrate(dsn))
+    plan = "\n".join(
+        asyncio.run(
+            ask(
+                dsn,
+                "EXPLAIN (VERBOSE) SELECT i.op FROM unnest(ARRAY['a', 'b']) k JOIN idempotency i "
+                "ON key_digest(i.merchant_id, i.livemode, i.key) = key_digest('m_dev', true, k)",
+            )
+        )
+    )
+    assert "Index Scan using idempotency_key" in plan
+    assert "sha256(" in plan
+    assert "key_digest(" not in plan
 
 
 def copied(folder: Path) -> Path:
