@@ -443,12 +443,10 @@ CREATE INDEX refunds_payment ON refunds (payment_id, id);
 -- where the call stands: the call would cost 7 us instead of 2.
 CREATE FUNCTION key_digest(merchant_id text, livemode boolean, key text) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS $$
-    SELECT encode(substring(sha256(replace(
-        CASE WHEN livemode THEN 'live ' ELSE 'test ' END || length(key)::text || ' ' || key
-        || merchant_id, '\', '\\'
-    )::bytea) FROM 1 FOR 16), 'hex')::uuid
-$$;
+RETURN encode(substring(sha256(replace(
+    CASE WHEN livemode THEN 'live ' ELSE 'test ' END || length(key)::text || ' ' || key
+    || merchant_id, '\', '\\'
+)::bytea) FROM 1 FOR 16), 'hex')::uuid;
 
 -- An idempotency key is claimed in the commit of its request's intent, so a key that is used at
 -- two places at once loses before any gateway is called. `status` is null until the final answer
@@ -474,6 +472,9 @@ CREATE TABLE idempotency (
 ) WITH (fillfactor = 20);
 
 CREATE UNIQUE INDEX idempotency_key ON idempotency (key_digest(merchant_id, livemode, key));
+
+-- An expression can't tell a logical replica which row is meant.
+ALTER TABLE idempotency REPLICA IDENTITY FULL;
 
 -- Keys are forgotten by age; rows lie in the order of their creation, so a few bytes per block
 -- range find the old ones.

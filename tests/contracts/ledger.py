@@ -487,12 +487,21 @@ class LedgerContract:
     async def test_keys_that_look_alike_are_different_keys(self, bench: Bench, make: Maker) -> None:
         ledger = await bench.open()
         keys = ["A", "a", "\\x41", "\\101", "\\", "\\\\", "\\\\x41", '"', "'", "%", "1 A", "ä", "€"]
-        refs = [KeyRef(MERCHANT, True, key) for key in keys]
+        refs = [KeyRef(MERCHANT, mode, key) for key in keys for mode in (True, False)]
         refs += [KeyRef("b", True, "ca"), KeyRef("ab", True, "c"), KeyRef("cab", True, "")]
-        batch = make.batch(*(Entry(claim=Claim(r, r.key.encode(), NOW)) for r in refs))
-        await ledger.commit(batch)
-        found = [await ledger.claim(ref) for ref in refs]
-        assert found == [Claim(ref, ref.key.encode(), NOW) for ref in refs]
+        claims: dict[KeyRef, Claim | None] = {r: Claim(r, r.key.encode(), NOW) for r in refs}
+        await ledger.commit(make.batch(*(Entry(claim=one) for one in claims.values())))
+
+        answer = Answer(201, b"{}", final=True, code="")
+        answered, released, taken = refs[4], refs[7], refs[8]
+        await ledger.commit(make.batch(Entry(answers=(KeyAnswer(answered, answer),))))
+        await ledger.commit(make.batch(Entry(claims_released=(released,))))
+        claims |= {answered: Claim(answered, answered.key.encode(), NOW, answer=answer)}
+        claims |= {released: None}
+        assert {ref: await ledger.claim(ref) for ref in refs} == claims
+        with pytest.raises(KeysTaken) as raised:
+            await ledger.commit(make.batch(Entry(claim=Claim(taken, b"f", NOW))))
+        assert raised.value.refs == {taken}
 
     async def test_two_claims_of_one_key_in_a_batch_are_refused(
         self, bench: Bench, make: Maker

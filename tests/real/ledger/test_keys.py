@@ -1,0 +1,105 @@
+"""Idempotency keys in Postgres: by the index over their digests, also those from before it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+pytest.register_assert_rewrite("tests.contracts.ledger")
+
+from engine.domain.entry import Answer, Claim, Entry, KeyAnswer, KeyRef  # noqa: E402
+from engine.ledger.connections import BY_KEYS  # noqa: E402
+from engine.ledger.migrate import FOLDER, migrate  # noqa: E402
+from engine.ledger.postgres import PostgresLedger  # noqa: E402
+from engine.ledger.queries import QUERIES  # noqa: E402
+from engine.ports import KeysTaken  # noqa: E402
+from tests.contracts.ledger import MERCHANT, NOW, Maker  # noqa: E402
+
+pytestmark = pytest.mark.anyio
+
+ANSWER = Answer(201, b"{}", final=True, code="")
+
+OLD_KEY = """
+INSERT INTO idempotency (
+    merchant_id, livemode, key, fingerprint, created_ms, payment_id, op, batch, status, code, body
+) VALUES ($1, true, $2, $3, $4, '', 0, 0, $5, $6, $7)
+"""
+
+
+async def tables_read(database: str) -> int:
+    """How often the table of keys was read from end to end, by sessions that have ended."""
+    connection = await asyncpg.connect(database)
+    try:
+        scans = await connection.fetchval(
+            "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'idempotency'"
+        )
+        return int(scans)
+    finally:
+        await connection.close()
+
+
+async def test_no_statement_reads_the_whole_table_of_keys(database: str, make: Maker) -> None:
+    ledger = PostgresLedger(database)
+    await ledger.open()
+    await ledger.take_over("test")
+    before = await tables_read(database)
+    refs = [KeyRef(MERCHANT, True, key) for key in ("a", "b", "c")]
+    for ref in refs:
+        await ledger.commit(make.batch(Entry(claim=Claim(ref, b"f", NOW))))
+    await ledger.commit(make.batch(Entry(answers=(KeyAnswer(refs[0], ANSWER),))))
+    await ledger.commit(make.batch(Entry(claims_released=(refs[1],))))
+    with pytest.raises(KeysTaken):
+        await ledger.commit(make.batch(Entry(claim=Claim(refs[2], b"f", NOW))))
+    assert await ledger.claim(refs[0]) == Claim(refs[0], b"f", NOW, answer=ANSWER)
+    await ledger.close()
+    assert await tables_read(database) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("claim", "'m', true, 'k'"), ("keys_taken", "'{m}', '{true}', '{k}'")]
+)
+async def test_a_query_for_keys_uses_their_index(database: str, name: str, arguments: str) -> None:
+    await migrate(database)
+    connection = await asyncpg.connect(database, server_settings=BY_KEYS)
+    await connection.execute(f"PREPARE asked AS {QUERIES[name]}")
+    plan = await connection.fetch(f"EXPLAIN EXECUTE asked ({arguments})")
+    await connection.close()
+    assert any("Index Scan using idempotency_key " in line[0] for line in plan), plan
+
+
+def test_keys_from_before_the_digest_are_found(
+    new_database: Callable[..., str], make: Maker, tmp_path: Path
+) -> None:
+    for script in sorted(FOLDER.glob("000[123]_*.sql")):
+        shutil.copy(script, tmp_path)
+    asyncio.run(bring_over(new_database(), make, tmp_path))
+
+
+async def bring_over(database: str, make: Maker, before: Path) -> None:
+    """Migrate to before the digest, claim two keys, migrate on, and go on."""
+    await migrate(database, folder=before)
+    answered, waiting = (KeyRef(MERCHANT, True, key) for key in ("a\\b", "\\x41"))
+    connection = await asyncpg.connect(database)
+    await connection.execute(OLD_KEY, MERCHANT, answered.key, b"f", NOW, 201, "", b"{}")
+    await connection.execute(OLD_KEY, MERCHANT, waiting.key, b"f", NOW, None, None, None)
+    await connection.close()
+
+    applied = await migrate(database)
+    assert applied[0].number == 4
+    ledger = PostgresLedger(database)
+    await ledger.open()
+    await ledger.take_over("test")
+    assert await ledger.claim(answered) == Claim(answered, b"f", NOW, answer=ANSWER)
+    assert await ledger.claim(waiting) == Claim(waiting, b"f", NOW)
+    for ref in (answered, waiting):
+        with pytest.raises(KeysTaken) as raised:
+            await ledger.commit(make.batch(Entry(claim=Claim(ref, b"g", NOW))))
+        assert raised.value.refs == {ref}
+    await ledger.commit(make.batch(Entry(answers=(KeyAnswer(waiting, ANSWER),))))
+    assert await ledger.claim(waiting) == Claim(waiting, b"f", NOW, answer=ANSWER)
+    await ledger.close()
