@@ -114,7 +114,7 @@ async def prepare(connection: asyncpg.Connection, payment_id: str) -> None:
         "transfer bigint, batch bigint)"
     )
     # The engine leaves room on a page for what its rows grow into; these are whole. Three payments
-    # are on a page then, as the engine leaves them: with two, each page would take one more of the
+    # fill a page that the engine has written: with two, each page would take one more of the
     # payments to come, and the log the page.
     await connection.execute("ALTER TABLE payments SET (fillfactor = 50)")
     await connection.execute("ALTER TABLE idempotency SET (fillfactor = 95)")

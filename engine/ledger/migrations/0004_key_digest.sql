@@ -14,7 +14,8 @@ RETURN encode(substring(sha256(replace(
     || merchant_id, '\', '\\'
 )::bytea) FROM 1 FOR 16), 'hex')::uuid;
 
--- In this order keys can be read until the index stands.
+-- In this order keys can be read until the index stands. Then readers (pg_dump, say) are waited
+-- for, ten seconds.
 CREATE UNIQUE INDEX idempotency_key ON idempotency (key_digest(merchant_id, livemode, key));
 ALTER TABLE idempotency DROP CONSTRAINT idempotency_pkey;
 -- An expression can't tell a logical replica which row is meant.

@@ -70,6 +70,7 @@ async def test_a_query_for_keys_uses_their_index(database: str, name: str, argum
     plan = await connection.fetch(f"EXPLAIN EXECUTE asked ({arguments})")
     await connection.close()
     assert any("Index Scan using idempotency_key " in line[0] for line in plan), plan
+    assert any("Index Cond" in line[0] and "sha256(" in line[0] for line in plan), plan
 
 
 def test_keys_from_before_the_digest_are_found(

@@ -93,7 +93,7 @@ async def ask(dsn: str, question: str, *arguments: Any) -> list[Any]:
         await connection.close()
 
 
-@pytest.mark.parametrize("key", ["k", "\\x41 \\", "5b0e8a7c-4f1e-4c38-9f0a-1f4e8f7c2d11"])
+@pytest.mark.parametrize("key", ["k", "\\x41 \\", "ä€", "5b0e8a7c-4f1e-4c38-9f0a-1f4e8f7c2d11"])
 def test_the_digest_of_a_key_never_changes(new_database: NewDatabase, key: str) -> None:
     """The index holds it, and a database lives for long."""
     dsn = new_database()
