@@ -197,14 +197,21 @@ class LedgerWriter(Protocol):
         ...
 
 
-class LedgerTotals(Protocol):
-    """What keeps the accounts' totals close to the journal: one caller at a time."""
+class LedgerUpkeep(Protocol):
+    """What is done beside the commits, so that reading stays quick: one caller of each."""
 
     async def project_totals(self) -> int:
         """Bring them up to the last batch; returns how many transfers were folded into them.
 
         What `LedgerReader` tells is exact before and after. Raises `LedgerUnavailable`, and
         `EntryInvalid` where the totals cannot be what the journal says.
+        """
+        ...
+
+    async def prune_keys(self, before_ms: int, at_most: int) -> int:
+        """Forget answered idempotency keys claimed before a time, the oldest first.
+
+        Returns how many: fewer than `at_most` when there are no more. Raises `LedgerUnavailable`.
         """
         ...
 

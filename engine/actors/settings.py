@@ -52,6 +52,8 @@ class ActorSettings(msgspec.Struct, frozen=True):
     batch_window: int = 128
     park_retry_s: float = 30.0
     totals_every_s: float = 1.0
+    keys_kept_ms: int = 30 * 24 * 3_600_000
+    prune_every_s: float = 60.0
     fees: Mapping[str, FeeSchedule] = {}
 
     def __post_init__(self) -> None:

@@ -7,7 +7,8 @@ The tree, in the order of its starts (stops are the reverse):
     ├── ledger-reader        ├── shard-<n> ... each under a supervisor of its own (3 in 10 s,
     ├── router               │                 then parked and tried again every 30 s)
     ├── webhooks
-    └── totals
+    ├── totals
+    └── pruner
 
 A shard that cannot run is parked and takes no sibling down, so intensities do not multiply up
 from there. Everything concrete (ledger, gateways, clock) is an argument.
@@ -27,6 +28,8 @@ from engine.actors.directory import Directory
 from engine.actors.gateway import GatewayActor
 from engine.actors.ledger_reader import LedgerReaderActor
 from engine.actors.ledger_writer import LedgerWriterActor
+from engine.actors.pruner import NAME as PRUNER
+from engine.actors.pruner import PrunerActor
 from engine.actors.router import Router
 from engine.actors.settings import ActorSettings
 from engine.actors.shard import ShardActor
@@ -48,7 +51,7 @@ from engine.ports import (
     Gateway,
     Ids,
     LedgerReader,
-    LedgerTotals,
+    LedgerUpkeep,
     LedgerWriter,
     Telemetry,
 )
@@ -69,7 +72,7 @@ class ActorSystem:
         *,
         ledger_writer: LedgerWriter,
         ledger_reader: LedgerReader,
-        ledger_totals: LedgerTotals,
+        ledger_upkeep: LedgerUpkeep,
         gateways: Mapping[str, tuple[Gateway, Breaker]],
         clock: Clock,
         ids: Ids,
@@ -154,9 +157,18 @@ class ActorSystem:
             )
             self._statistics[name] = timers.statistics
             self._child(name, timers.run)
-        totals = TotalsActor(ledger_totals, telemetry, every_s=settings.totals_every_s)
+        totals = TotalsActor(ledger_upkeep, telemetry, every_s=settings.totals_every_s)
         self._statistics[TOTALS] = totals.statistics
         self._child(TOTALS, totals.run)
+        pruner = PrunerActor(
+            ledger_upkeep,
+            clock,
+            telemetry,
+            keys_kept_ms=settings.keys_kept_ms,
+            every_s=settings.prune_every_s,
+        )
+        self._statistics[PRUNER] = pruner.statistics
+        self._child(PRUNER, pruner.run)
 
     # --- building ---------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskStatus
 
-from engine.ports import LedgerError, LedgerTotals, LedgerUnavailable, Telemetry
+from engine.ports import LedgerError, LedgerUnavailable, LedgerUpkeep, Telemetry
 
 NAME = "totals"
 
@@ -21,7 +21,7 @@ class TotalsStatistics(msgspec.Struct, frozen=True):
 class TotalsActor:
     """Projects every so often. Nobody waits for it: reads are exact without it, only slower."""
 
-    def __init__(self, ledger: LedgerTotals, telemetry: Telemetry, *, every_s: float) -> None:
+    def __init__(self, ledger: LedgerUpkeep, telemetry: Telemetry, *, every_s: float) -> None:
         self._ledger = ledger
         self._telemetry = telemetry
         self._every_s = every_s

@@ -21,6 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from engine.actors.gateway import GatewayStatistics
+from engine.actors.pruner import PrunerStatistics
 from engine.actors.router import RouterStatistics
 from engine.actors.shard import ShardStatistics
 from engine.http.shell import Statistics as HttpStatistics
@@ -224,6 +225,7 @@ class EngineCollector(Collector):
         refused = _counter("admission_refused", "Requests refused before any work.", [])
         connections = _gauge("http_connections", "Open connections of clients.", [])
         unseen = _counter("http_refused", "Requests refused before any handler.", ["code"])
+        pruned = _counter("idempotency_keys_pruned", "Keys forgotten for their age.", [])
         for name, found in self._metrics.statistics().items():
             if isinstance(found, MailboxStatistics):
                 actor = name.removeprefix("mailbox:")
@@ -246,8 +248,10 @@ class EngineCollector(Collector):
                 connections.add_metric([], found.connections)
                 for code, count in found.refusals.items():
                     unseen.add_metric([code], count)
+            elif isinstance(found, PrunerStatistics):
+                pruned.add_metric([], found.keys)
         yield from (depth, high, capacity, dead, breakers, in_flight, payments, credit, refused)
-        yield from (queue, limited, connections, unseen)
+        yield from (queue, limited, connections, unseen, pruned)
 
 
 def _counter(name: str, text: str, labels: list[str]) -> CounterMetricFamily:

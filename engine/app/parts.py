@@ -178,7 +178,7 @@ class Engine:
         self.system = ActorSystem(
             ledger_writer=ledger,
             ledger_reader=ledger,
-            ledger_totals=ledger,
+            ledger_upkeep=ledger,
             gateways=self.gateways,
             clock=self.clock,
             ids=self.ids,

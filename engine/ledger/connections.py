@@ -57,13 +57,12 @@ WRITER: Final[dict[str, str]] = (
     }
 )
 
-PROJECTION: Final[dict[str, str]] = (
+UPKEEP: Final[dict[str, str]] = (
     COMMON
     | BY_KEYS
     | {
-        "application_name": "engine-totals",
         "lock_timeout": "5s",
-        # What a power cut takes of it is folded again.
+        # What a power cut takes of it is done again.
         "synchronous_commit": "off",
     }
 )

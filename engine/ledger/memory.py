@@ -51,7 +51,7 @@ class Faults(msgspec.Struct):
 
 
 class MemoryLedger:
-    """`LedgerWriter`, `LedgerReader` and `LedgerTotals` on a `MemoryStore`."""
+    """`LedgerWriter`, `LedgerReader` and `LedgerUpkeep` on a `MemoryStore`."""
 
     def __init__(self, store: MemoryStore | None = None) -> None:
         self.store = MemoryStore() if store is None else store
@@ -134,6 +134,11 @@ class MemoryLedger:
         """Nothing to do: here the totals change with every commit. Raises LedgerUnavailable."""
         await self._reading()
         return 0
+
+    async def prune_keys(self, before_ms: int, at_most: int) -> int:
+        """Forget answered keys from before a time, the oldest first; returns how many."""
+        await self._reading()
+        return self.store.prune_keys(before_ms, at_most)
 
     # --- reading --------------------------------------------------------------------------
 

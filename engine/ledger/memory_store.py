@@ -95,6 +95,17 @@ class MemoryStore:
         self._write_work(rows)
         return receipt
 
+    def prune_keys(self, before_ms: int, at_most: int) -> int:
+        """Forget answered keys from before a time, the oldest first; returns how many."""
+        old = sorted(
+            (row[4], key)
+            for key, row in self.claims.items()
+            if row[4] < before_ms and row[7] is not None
+        )
+        for _, key in old[:at_most]:
+            del self.claims[key]
+        return len(old[:at_most])
+
     # --- checks ---------------------------------------------------------------------------
 
     def _balances(self, batch: Batch, rows: Rows) -> list[Balance]:

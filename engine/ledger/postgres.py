@@ -19,6 +19,7 @@ from engine.domain.entry import Batch
 from engine.failpoints import failpoint
 from engine.ledger.connections import ReaderStatistics
 from engine.ledger.lock import EngineLock
+from engine.ledger.pruning import Pruner
 from engine.ledger.reader import Reader
 from engine.ledger.totals import Totals
 from engine.ledger.writer import Writer, WriterStatistics
@@ -34,10 +35,10 @@ class LedgerStatistics(msgspec.Struct, frozen=True):
 
 
 class PostgresLedger(Reader):
-    """`LedgerWriter`, `LedgerReader` and `LedgerTotals` on a migrated database.
+    """`LedgerWriter`, `LedgerReader` and `LedgerUpkeep` on a migrated database.
 
     `readers_max` connections and two more read, and one for each shard that begins; one writes, one
-    projects, one holds the lock.
+    projects, one prunes, one holds the lock.
     `commit_timeout_s` bounds a commit; when it has passed, its outcome is open. `durable=False`
     accepts a database that would lose commits in a power cut, for throw-away ones.
     """
@@ -53,6 +54,7 @@ class PostgresLedger(Reader):
         super().__init__(dsn, readers_max)
         self._writer = Writer(dsn, durable=durable, commit_timeout_s=commit_timeout_s)
         self._totals = Totals(dsn)
+        self._pruner = Pruner(dsn)
         self._lock = EngineLock(dsn)
         self._epoch = 0
 
@@ -72,6 +74,7 @@ class PostgresLedger(Reader):
         """Let all connections go, and with them the right to write."""
         await self._writer.close()
         await self._totals.close()
+        await self._pruner.close()
         await self._lock.close()
         await self._connections.close()
         await self._by_keys.close()
@@ -111,6 +114,10 @@ class PostgresLedger(Reader):
     async def project_totals(self) -> int:
         """Let the accounts' totals follow the journal; see `Totals.project`."""
         return await self._totals.project()
+
+    async def prune_keys(self, before_ms: int, at_most: int) -> int:
+        """Forget idempotency keys of long ago; see `Pruner.keys`."""
+        return await self._pruner.keys(before_ms, at_most)
 
     async def _begin(self, owner: str) -> int:
         self._epoch = await self._lock.next_epoch(owner)

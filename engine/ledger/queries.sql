@@ -10,6 +10,25 @@ SELECT append_batch(
 -- name: project_totals
 SELECT transfers, batches FROM project_totals($1, $2)
 
+-- name: prune_keys
+-- Forgets some of the answered keys from before a time, the oldest first. One that somebody else
+-- is at is left for the next time.
+WITH old AS (
+    SELECT i.ctid
+    FROM idempotency i
+    WHERE i.created_ms < $1 AND i.status IS NOT NULL
+    ORDER BY i.created_ms
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED
+),
+
+gone AS (
+    DELETE FROM idempotency i USING old WHERE i.ctid = old.ctid
+    RETURNING i.created_ms
+)
+
+SELECT count(*) AS pruned FROM gone
+
 -- name: snapshot
 -- What follows in this transaction is of one moment, and of whole tables.
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;

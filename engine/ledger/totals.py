@@ -10,24 +10,18 @@ from __future__ import annotations
 
 from typing import Final
 
-import asyncpg
-
-from engine.ledger.connections import PROJECTION, close, connect
-from engine.ledger.errors import DRIVER_ERRORS, ledger_error
-from engine.ledger.queries import QUERIES
+from engine.ledger.upkeep import Upkeep
 
 FOLDED_MAX: Final = 100_000
 """Transfers of one transaction: a few tenths of a second."""
 BATCHES_MAX: Final = 10_000
-TIMEOUT_S: Final = 60.0
 
 
 class Totals:
     """Projects, one caller at a time."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._connection: asyncpg.Connection | None = None
+        self._upkeep = Upkeep(dsn, "engine-totals")
 
     async def project(self) -> int:
         """Bring the totals up to the journal's end; returns how many transfers were folded.
@@ -44,27 +38,8 @@ class Totals:
 
     async def close(self) -> None:
         """Let the connection go."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await close(connection)
+        await self._upkeep.close()
 
     async def _step(self) -> tuple[int, int]:
-        connection = self._connection
-        if connection is None or connection.is_closed():
-            connection = self._connection = await connect(
-                self._dsn, PROJECTION, wanted="read-write"
-            )
-        try:
-            row = await connection.fetchrow(
-                QUERIES["project_totals"], FOLDED_MAX, BATCHES_MAX, timeout=TIMEOUT_S
-            )
-        except DRIVER_ERRORS as error:
-            self._connection = None
-            connection.terminate()
-            raise ledger_error(error) from error
-        except BaseException:
-            self._connection = None
-            connection.terminate()
-            raise
-        assert row is not None, "a function has a row"
+        row = await self._upkeep.fetchrow("project_totals", FOLDED_MAX, BATCHES_MAX)
         return row["transfers"], row["batches"]

@@ -18,6 +18,7 @@ SOMETIMES: Final[tuple[str, ...]] = (
     "a payment could not be fetched at once",
     "timers could not be read",
     "the inbox could not be read",
+    "old keys were forgotten",
     # Supervision.
     "supervision: ChildEnded",
     "supervision: RestartScheduled",

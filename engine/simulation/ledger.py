@@ -61,6 +61,13 @@ class SimulatedLedger(MemoryLedger):
             world.note("a commit had been applied by an earlier, unheard try")
         return receipt
 
+    async def prune_keys(self, before_ms: int, at_most: int) -> int:
+        """Forget old keys."""
+        pruned = await super().prune_keys(before_ms, at_most)
+        if pruned:
+            self._world.note("old keys were forgotten")
+        return pruned
+
     def _half_way(self, batch: Batch) -> None:
         """The process died while the commit was on its way: it arrives, or it does not."""
         if self._random.random() < 0.5:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MERCHANTS = ("m_alder", "m_birch")
 DRAIN_S = 8.0
 LOCK_RETRY_S = 1.0
+KEYS_KEPT_MS = 2 * 24 * 3_600_000
+"""Longer than any client asks again, and shorter than a run: keys are forgotten in it."""
 
 
 def api_key(merchant: str) -> str:
@@ -90,7 +92,7 @@ class Life:
         return ActorSystem(
             ledger_writer=self.ledger,
             ledger_reader=self.ledger,
-            ledger_totals=self.ledger,
+            ledger_upkeep=self.ledger,
             gateways=gateways,
             clock=self.clock,
             ids=self.ids,
@@ -109,6 +111,7 @@ class Life:
                 inbox_retry_ms=tuning.inbox_retry_ms,
                 answered_keys_max=tuning.answered_keys_max,
                 park_retry_s=tuning.park_retry_s,
+                keys_kept_ms=KEYS_KEPT_MS,
                 fees=dict.fromkeys(MERCHANTS, fees),
             ),
         )

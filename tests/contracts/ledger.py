@@ -39,6 +39,7 @@ from engine.ports import (
     KeysTaken,
     LedgerReader,
     LedgerUnavailable,
+    LedgerUpkeep,
     LedgerWriter,
     PaymentFilter,
     Receipt,
@@ -50,8 +51,8 @@ MERCHANT = "mer_one"
 BODY = '{"text":"as it was: \u00e9\u2713"}'.encode()
 
 
-class Ledger(LedgerReader, LedgerWriter, Protocol):
-    """Both halves."""
+class Ledger(LedgerReader, LedgerWriter, LedgerUpkeep, Protocol):
+    """Both halves, and what is done beside them."""
 
 
 class Bench(Protocol):
@@ -541,6 +542,44 @@ class LedgerContract:
         await ledger.commit(make.batch(Entry(claims_released=(ref,))))
         assert await ledger.claim(ref) is None
         await ledger.commit(make.batch(Entry(claim=claim("k"))))
+
+    async def test_answered_keys_from_before_a_time_are_forgotten_oldest_first(
+        self, bench: Bench, make: Maker
+    ) -> None:
+        ledger = await bench.open()
+        answer = Answer(201, BODY, final=True, code="")
+        refs = {age: KeyRef(MERCHANT, True, f"k{age}") for age in (3, 1, 4, 2, 0)}
+        claims = {age: Claim(ref, b"f", NOW - age) for age, ref in refs.items()}
+        await ledger.commit(make.batch(*(Entry(claim=one) for one in claims.values())))
+        answers = tuple(KeyAnswer(refs[age], answer) for age in (0, 1, 2, 4))
+        await ledger.commit(make.batch(Entry(answers=answers)))
+
+        async def kept() -> list[int]:
+            return [age for age in range(5) if await ledger.claim(refs[age]) is not None]
+
+        assert await ledger.prune_keys(NOW - 4, 9) == 0
+        assert await ledger.prune_keys(NOW, 1) == 1
+        assert await kept() == [0, 1, 2, 3]
+        assert await ledger.prune_keys(NOW, 2) == 2
+        # The third one waits for its answer.
+        assert await kept() == [0, 3]
+        assert await ledger.prune_keys(NOW, 9) == 0
+        await ledger.commit(make.batch(Entry(answers=(KeyAnswer(refs[3], answer),))))
+        assert await ledger.prune_keys(NOW, 9) == 1
+        assert await kept() == [0]
+
+    async def test_a_forgotten_key_can_be_claimed_again_and_nothing_is_answered_to_it(
+        self, bench: Bench, make: Maker
+    ) -> None:
+        ledger = await bench.open()
+        ref = KeyRef(MERCHANT, True, "k")
+        answer = Answer(201, BODY, final=True, code="")
+        await ledger.commit(make.batch(Entry(claim=claim("k", answer=answer))))
+        assert await ledger.prune_keys(NOW + 1, 9) == 1
+        await ledger.commit(make.batch(Entry(answers=(KeyAnswer(ref, answer),))))
+        assert await ledger.claim(ref) is None
+        await ledger.commit(make.batch(Entry(claim=claim("k"))))
+        assert await ledger.claim(ref) == claim("k")
 
     # --- accounts and transfers -----------------------------------------------------------
 

@@ -13,11 +13,11 @@ import pytest
 pytest.register_assert_rewrite("tests.contracts.ledger")
 
 from engine.domain.entry import Answer, Claim, Entry, KeyAnswer, KeyRef  # noqa: E402
-from engine.ledger.connections import BY_KEYS  # noqa: E402
+from engine.ledger.connections import BY_KEYS, UPKEEP  # noqa: E402
 from engine.ledger.migrate import FOLDER, migrate  # noqa: E402
 from engine.ledger.postgres import PostgresLedger  # noqa: E402
 from engine.ledger.queries import QUERIES  # noqa: E402
-from engine.ports import KeysTaken  # noqa: E402
+from engine.ports import KeysTaken, LedgerUnavailable  # noqa: E402
 from tests.contracts.ledger import MERCHANT, NOW, Maker  # noqa: E402
 
 pytestmark = pytest.mark.anyio
@@ -28,6 +28,12 @@ OLD_KEY = """
 INSERT INTO idempotency (
     merchant_id, livemode, key, fingerprint, created_ms, payment_id, op, batch, status, code, body
 ) VALUES ($1, true, $2, $3, $4, '', 0, 0, $5, $6, $7)
+"""
+
+END_PRUNER = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE application_name = 'engine-pruner' AND wait_event_type = 'Lock'
+    AND datname = current_database()
 """
 
 
@@ -103,4 +109,57 @@ async def bring_over(database: str, make: Maker, before: Path) -> None:
         assert raised.value.refs == {ref}
     await ledger.commit(make.batch(Entry(answers=(KeyAnswer(waiting, ANSWER),))))
     assert await ledger.claim(waiting) == Claim(waiting, b"f", NOW, answer=ANSWER)
+    await ledger.close()
+
+
+async def test_old_keys_are_found_by_an_index_and_deleted_where_they_lie(database: str) -> None:
+    await migrate(database)
+    connection = await asyncpg.connect(database, server_settings=UPKEEP)
+    await connection.execute(f"PREPARE asked AS {QUERIES['prune_keys']}")
+    plan = await connection.fetch("EXPLAIN EXECUTE asked (5, 10)")
+    await connection.close()
+    text = "\n".join(line[0] for line in plan)
+    assert "Index Scan using idempotency_age " in text
+    assert "Tid Scan" in text
+    assert "Seq Scan" not in text
+    assert "Sort" not in text
+
+
+async def test_a_key_that_somebody_else_holds_is_left_for_the_next_time(
+    database: str, make: Maker
+) -> None:
+    ledger = PostgresLedger(database)
+    await ledger.open()
+    await ledger.take_over("test")
+    refs = [KeyRef(MERCHANT, True, key) for key in ("a", "b", "c")]
+    claims = [Claim(ref, b"f", NOW, answer=ANSWER) for ref in refs]
+    await ledger.commit(make.batch(*(Entry(claim=claim) for claim in claims)))
+    other = await asyncpg.connect(database)
+    async with other.transaction():
+        await other.execute("SELECT FROM idempotency WHERE key = 'b' FOR UPDATE")
+        assert await ledger.prune_keys(NOW + 1, 9) == 2
+    await other.close()
+    assert [await ledger.claim(ref) for ref in refs] == [None, claims[1], None]
+    assert await ledger.prune_keys(NOW + 1, 9) == 1
+    await ledger.close()
+
+
+async def test_pruning_goes_on_after_its_connection_was_lost(database: str, make: Maker) -> None:
+    ledger = PostgresLedger(database)
+    await ledger.open()
+    await ledger.take_over("test")
+    claim = Claim(KeyRef(MERCHANT, True, "a"), b"f", NOW, answer=ANSWER)
+    await ledger.commit(make.batch(Entry(claim=claim)))
+    # Who is in a transaction sees the sessions as they were when it first asked.
+    holder, other = await asyncpg.connect(database), await asyncpg.connect(database)
+    async with holder.transaction():
+        await holder.execute("LOCK TABLE idempotency")
+        pruning = asyncio.ensure_future(ledger.prune_keys(NOW + 1, 9))
+        while not pruning.done() and not await other.fetchval(END_PRUNER):
+            await asyncio.sleep(0.01)
+        with pytest.raises(LedgerUnavailable, match=r"terminat|closed"):
+            await pruning
+    await holder.close()
+    await other.close()
+    assert await ledger.prune_keys(NOW + 1, 9) == 1
     await ledger.close()

@@ -159,7 +159,7 @@ class World:
         self.system = ActorSystem(
             ledger_writer=self.ledger,
             ledger_reader=self.ledger,
-            ledger_totals=self.ledger,
+            ledger_upkeep=self.ledger,
             gateways={"simulator": (self.gateway, self.breaker)},
             clock=self.clock,
             ids=self.ids,

@@ -18,6 +18,7 @@ from engine.domain.news import Declined, Failed, StillPending, Unknown
 from engine.gateways import breaker
 from engine.messages import Committed, Perform, Reply
 from engine.ports import KeysTaken, LedgerUnavailable
+from engine.simulation import life
 
 Plant = Callable[["Patch"], None]
 
@@ -155,6 +156,11 @@ def key_of_the_abandoned_kept(patch):
         return msgspec.structs.replace(done, entry=entry)
 
     patch.attribute(shard, "record", record)
+
+
+@planted
+def keys_forgotten_too_soon(patch):
+    patch.attribute(life, "KEYS_KEPT_MS", 60_000)
 
 
 # --- outcomes -----------------------------------------------------------------------------------
@@ -422,6 +428,7 @@ FIRST = {
     "returned_refund_ignored": 11,
     "fingerprint_ignored": 2,
     "key_of_the_abandoned_kept": 4,
+    "keys_forgotten_too_soon": 5,
     "unknown_treated_as_failed": 5,
     "absence_believed_at_once": 5,
     "webhook_downgrades_a_settled_payment": 9,
