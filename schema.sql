@@ -466,6 +466,7 @@ CREATE TABLE idempotency (
     code text COLLATE "C",
     location text COLLATE "C",
     body bytea,
+    answered_ms bigint,
     CONSTRAINT idempotency_answer_whole CHECK (
         (status IS NULL) = (body IS NULL) AND (status IS NULL) = (code IS NULL)
     )
@@ -476,7 +477,8 @@ CREATE UNIQUE INDEX idempotency_key ON idempotency (key_digest(merchant_id, live
 -- An expression can't tell a logical replica which row is meant.
 ALTER TABLE idempotency REPLICA IDENTITY FULL;
 
--- Answered keys are forgotten by age. Minima per block range (BRIN) would be smaller, but would not
+-- Answered keys are forgotten by age, but not soon after a late answer: `answered_ms` is null where
+-- the answer came with the claim. Minima per block range (BRIN) would be smaller, but would not
 -- find the old ones any more once new ones have taken the room of the oldest.
 CREATE INDEX idempotency_age ON idempotency (created_ms);
 
@@ -783,7 +785,8 @@ BEGIN
         -- A final answer is never replaced, and one whose key has been forgotten has nobody left
         -- to replay it to.
         UPDATE idempotency i SET
-            status = a.status, body = a.body, code = a.code, location = a.location
+            status = a.status, body = a.body, code = a.code, location = a.location,
+            answered_ms = in_recorded_ms
         FROM unnest(in_answers) a
         WHERE key_digest(i.merchant_id, i.livemode, i.key)
             = key_digest(a.merchant_id, a.livemode, a.key) AND i.status IS NULL;

@@ -198,7 +198,7 @@ class LedgerWriter(Protocol):
 
 
 class LedgerUpkeep(Protocol):
-    """What is done beside the commits, so that reading stays quick: one caller of each."""
+    """What is done beside the commits and can wait: one caller of each."""
 
     async def project_totals(self) -> int:
         """Bring them up to the last batch; returns how many transfers were folded into them.
@@ -209,9 +209,9 @@ class LedgerUpkeep(Protocol):
         ...
 
     async def prune_keys(self, before_ms: int, at_most: int) -> int:
-        """Forget answered idempotency keys claimed before a time, the oldest first.
+        """Forget idempotency keys that were claimed and answered before a time, the oldest first.
 
-        Returns how many: fewer than `at_most` when there are no more. Raises `LedgerUnavailable`.
+        Returns how many: fewer than `at_most` when there are no more. Raises `LedgerError`.
         """
         ...
 

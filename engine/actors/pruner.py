@@ -12,7 +12,7 @@ from engine.ports import Clock, LedgerError, LedgerUpkeep, Telemetry
 
 NAME = "pruner"
 KEYS_AT_ONCE: Final = 1_000
-"""A transaction of about ten milliseconds."""
+"""A transaction of ten to thirty milliseconds."""
 PAUSE_S: Final = 0.05
 """Between two of them, so that commits have the database for most of the time."""
 

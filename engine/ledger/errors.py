@@ -33,9 +33,11 @@ DRIVER_ERRORS: Final = (
 
 Verdict = Literal["invalid", "keys_taken", "fenced", "again", "unavailable"]
 
+KEYS_TAKEN: Final = "PE002"
+
 BY_STATE: Final[dict[str, Verdict]] = {
     "PE001": "fenced",
-    "PE002": "keys_taken",
+    KEYS_TAKEN: "keys_taken",
     "PE003": "invalid",
     "PE004": "fenced",
     "PE006": "invalid",
@@ -108,6 +110,8 @@ def verdict_of(error: BaseException) -> Verdict:
     """What an error raised by a statement or a connection means."""
     state = getattr(error, "sqlstate", None)
     if isinstance(error, asyncpg.PostgresError) and isinstance(state, str):
+        if state == KEYS_TAKEN and not _taken(error):
+            return "again"  # They were forgotten between two statements of the commit.
         return BY_STATE.get(state) or BY_CLASS.get(state[:2], "unavailable")
     if isinstance(error, UnicodeError):
         return "invalid"  # Text that has no UTF-8 form; nothing was sent.

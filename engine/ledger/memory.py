@@ -136,7 +136,7 @@ class MemoryLedger:
         return 0
 
     async def prune_keys(self, before_ms: int, at_most: int) -> int:
-        """Forget answered keys from before a time, the oldest first; returns how many."""
+        """Forget keys claimed and answered before a time, the oldest first; returns how many."""
         await self._reading()
         return self.store.prune_keys(before_ms, at_most)
 

@@ -56,6 +56,8 @@ class MemoryStore:
         self.payments: dict[str, Row] = {}
         self.references: dict[Key, str] = {}
         self.claims: dict[Key, Row] = {}
+        self.answered_ms: dict[Key, int] = {}
+        """Of claims whose answer came later."""
         self.events: dict[Key, Row] = {}
         self.refunds: dict[str, Row] = {}
         self.timeline: dict[str, dict[int, tuple[int, int, bytes]]] = {}
@@ -91,19 +93,20 @@ class MemoryStore:
         self.batch_keys[batch.key] = number
         self._write_journal(batch, rows, number, balances)
         self._write_payments(batch, rows, number, payments)
-        self._write_promises(rows)
+        self._write_promises(batch, rows)
         self._write_work(rows)
         return receipt
 
     def prune_keys(self, before_ms: int, at_most: int) -> int:
-        """Forget answered keys from before a time, the oldest first; returns how many."""
+        """Forget keys claimed and answered before a time, the oldest first; returns how many."""
         old = sorted(
             (row[4], key)
             for key, row in self.claims.items()
-            if row[4] < before_ms and row[7] is not None
+            if row[7] is not None and max(row[4], self.answered_ms.get(key, 0)) < before_ms
         )
         for _, key in old[:at_most]:
             del self.claims[key]
+            self.answered_ms.pop(key, None)
         return len(old[:at_most])
 
     # --- checks ---------------------------------------------------------------------------
@@ -248,7 +251,7 @@ class MemoryStore:
             old = self.refunds.get(row[0])
             self.refunds[row[0]] = row if old is None else (*old[:5], *row[5:])
 
-    def _write_promises(self, rows: Rows) -> None:
+    def _write_promises(self, batch: Batch, rows: Rows) -> None:
         for row in rows.claims:
             self.claims[row[0], row[1], row[2]] = row
         for row in rows.answers:
@@ -256,6 +259,7 @@ class MemoryStore:
             claim = self.claims.get(key)
             if claim is not None and claim[7] is None:
                 self.claims[key] = (*claim[:7], *row[3:])
+                self.answered_ms[key] = batch.recorded_ms
         for key in rows.released:
             self.claims.pop(key, None)
         for row in rows.events:

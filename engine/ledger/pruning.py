@@ -1,12 +1,17 @@
 """Idempotency keys are kept for a time, and then forgotten.
 
-A key that waits for its answer is not old, whatever its age. Two engines may prune at once, and a
-crash loses nothing: what was not forgotten is forgotten later.
+A key that waits for its answer is not old, whatever its age, and one that was answered late is kept
+from then on. Two engines may prune at once, and a crash loses nothing: what was not forgotten is
+forgotten later.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from engine.ledger.upkeep import Upkeep
+
+_BEGINNING_MS: Final = -(2**63)
 
 
 class Pruner:
@@ -14,15 +19,16 @@ class Pruner:
 
     def __init__(self, dsn: str) -> None:
         self._upkeep = Upkeep(dsn, "engine-pruner")
+        self._from_ms = _BEGINNING_MS
 
     async def keys(self, before_ms: int, at_most: int) -> int:
-        """Forget answered keys of requests that came before a time, the oldest first.
+        """Forget keys that were claimed and answered before a time; see `LedgerUpkeep.prune_keys`.
 
-        Returns how many: fewer than `at_most` means that there are no more. Raises
-        LedgerUnavailable.
+        A call goes on where the one before it stopped, and begins anew when nothing more was there.
         """
-        row = await self._upkeep.fetchrow("prune_keys", before_ms, at_most)
+        row = await self._upkeep.fetchrow("prune_keys", before_ms, at_most, self._from_ms)
         pruned: int = row["pruned"]
+        self._from_ms = row["reached"] if pruned == at_most else _BEGINNING_MS
         return pruned
 
     async def close(self) -> None:

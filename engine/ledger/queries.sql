@@ -11,12 +11,15 @@ SELECT append_batch(
 SELECT transfers, batches FROM project_totals($1, $2)
 
 -- name: prune_keys
--- Forgets some of the answered keys from before a time, the oldest first. One that somebody else
--- is at is left for the next time.
+-- Forgets some of the keys that were claimed and answered before a time, the oldest first. One that
+-- somebody else is at is left for the next time. The third argument says where to begin: what was
+-- forgotten just now is met again in the index, for as long as an old snapshot lives.
 WITH old AS (
     SELECT i.ctid
     FROM idempotency i
-    WHERE i.created_ms < $1 AND i.status IS NOT NULL
+    WHERE
+        i.created_ms < $1 AND i.created_ms >= $3
+        AND i.status IS NOT NULL AND coalesce(i.answered_ms, i.created_ms) < $1
     ORDER BY i.created_ms
     LIMIT $2
     FOR UPDATE SKIP LOCKED
@@ -27,7 +30,7 @@ gone AS (
     RETURNING i.created_ms
 )
 
-SELECT count(*) AS pruned FROM gone
+SELECT count(*) AS pruned, max(gone.created_ms) AS reached FROM gone
 
 -- name: snapshot
 -- What follows in this transaction is of one moment, and of whole tables.

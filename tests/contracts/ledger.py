@@ -552,7 +552,7 @@ class LedgerContract:
         claims = {age: Claim(ref, b"f", NOW - age) for age, ref in refs.items()}
         await ledger.commit(make.batch(*(Entry(claim=one) for one in claims.values())))
         answers = tuple(KeyAnswer(refs[age], answer) for age in (0, 1, 2, 4))
-        await ledger.commit(make.batch(Entry(answers=answers)))
+        await ledger.commit(make.batch(Entry(answers=answers), at_ms=NOW - 5))
 
         async def kept() -> list[int]:
             return [age for age in range(5) if await ledger.claim(refs[age]) is not None]
@@ -564,9 +564,21 @@ class LedgerContract:
         # The third one waits for its answer.
         assert await kept() == [0, 3]
         assert await ledger.prune_keys(NOW, 9) == 0
-        await ledger.commit(make.batch(Entry(answers=(KeyAnswer(refs[3], answer),))))
+        await ledger.commit(make.batch(Entry(answers=(KeyAnswer(refs[3], answer),)), at_ms=NOW - 5))
         assert await ledger.prune_keys(NOW, 9) == 1
         assert await kept() == [0]
+
+    async def test_a_key_that_was_answered_late_is_kept_from_then_on(
+        self, bench: Bench, make: Maker
+    ) -> None:
+        ledger = await bench.open()
+        ref = KeyRef(MERCHANT, True, "k")
+        answer = Answer(201, BODY, final=True, code="")
+        await ledger.commit(make.batch(Entry(claim=claim("k"))))
+        await ledger.commit(make.batch(Entry(answers=(KeyAnswer(ref, answer),)), at_ms=NOW + 50))
+        assert await ledger.prune_keys(NOW + 50, 9) == 0
+        assert await ledger.claim(ref) == claim("k", answer=answer)
+        assert await ledger.prune_keys(NOW + 51, 9) == 1
 
     async def test_a_forgotten_key_can_be_claimed_again_and_nothing_is_answered_to_it(
         self, bench: Bench, make: Maker

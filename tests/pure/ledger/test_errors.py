@@ -65,6 +65,11 @@ def test_taken_keys_are_read_from_the_detail() -> None:
     assert error.refs == {KeyRef("mer_1", True, "k")}
 
 
+@pytest.mark.parametrize("detail", ["[]", ""])
+def test_taken_keys_that_are_there_no_more_are_tried_again(detail: str) -> None:
+    assert verdict_of(raised("PE002", detail=detail)) == "again"
+
+
 @pytest.mark.parametrize("sqlstate", ["PE001", "PE004"])
 def test_a_newer_engine_fences(sqlstate: str) -> None:
     assert isinstance(ledger_error(raised(sqlstate)), Fenced)

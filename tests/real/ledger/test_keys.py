@@ -36,6 +36,12 @@ WHERE application_name = 'engine-pruner' AND wait_event_type = 'Lock'
     AND datname = current_database()
 """
 
+WRITER_WAITS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE application_name = 'engine-writer' AND wait_event = 'advisory'
+    AND datname = current_database()
+"""
+
 
 async def tables_read(database: str) -> int:
     """How often the table of keys was read from end to end, by sessions that have ended."""
@@ -116,7 +122,7 @@ async def test_old_keys_are_found_by_an_index_and_deleted_where_they_lie(databas
     await migrate(database)
     connection = await asyncpg.connect(database, server_settings=UPKEEP)
     await connection.execute(f"PREPARE asked AS {QUERIES['prune_keys']}")
-    plan = await connection.fetch("EXPLAIN EXECUTE asked (5, 10)")
+    plan = await connection.fetch("EXPLAIN EXECUTE asked (5, 10, 0)")
     await connection.close()
     text = "\n".join(line[0] for line in plan)
     assert "Index Scan using idempotency_age " in text
@@ -141,6 +147,64 @@ async def test_a_key_that_somebody_else_holds_is_left_for_the_next_time(
     await other.close()
     assert [await ledger.claim(ref) for ref in refs] == [None, claims[1], None]
     assert await ledger.prune_keys(NOW + 1, 9) == 1
+    await ledger.close()
+
+
+HOLD_UP = """
+CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(1);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER hold_up AFTER INSERT ON idempotency
+FOR EACH STATEMENT EXECUTE FUNCTION hold_up();
+"""
+
+
+async def test_a_key_that_is_forgotten_in_the_middle_of_a_commit_is_claimed_anew(
+    database: str, make: Maker
+) -> None:
+    ledger = PostgresLedger(database)
+    await ledger.open()
+    await ledger.take_over("test")
+    ref = KeyRef(MERCHANT, True, "a")
+    await ledger.commit(make.batch(Entry(claim=Claim(ref, b"f", NOW, answer=ANSWER))))
+    holder, other = await asyncpg.connect(database), await asyncpg.connect(database)
+    await holder.execute(HOLD_UP)
+    await holder.execute("SELECT pg_advisory_lock(1)")
+    # It finds the old one, and has not told which keys are taken yet.
+    committing = asyncio.ensure_future(
+        ledger.commit(make.batch(Entry(claim=Claim(ref, b"g", NOW + 9))))
+    )
+    while not committing.done() and not await other.fetchval(WRITER_WAITS):
+        await asyncio.sleep(0.01)
+    assert await ledger.prune_keys(NOW + 1, 9) == 1
+    await holder.execute("SELECT pg_advisory_unlock(1)")
+    await committing
+    assert await ledger.claim(ref) == Claim(ref, b"g", NOW + 9)
+    assert ledger.statistics().writer.tried_again == 1
+    for connection in (holder, other):
+        await connection.close()
+    await ledger.close()
+
+
+async def test_what_a_look_has_forgotten_is_not_looked_at_again_in_it(
+    database: str, make: Maker
+) -> None:
+    ledger = PostgresLedger(database)
+    await ledger.open()
+    await ledger.take_over("test")
+    claims = [
+        Claim(KeyRef(MERCHANT, True, f"k{n}"), b"f", NOW + n // 3, answer=ANSWER) for n in range(12)
+    ]
+    await ledger.commit(make.batch(*(Entry(claim=claim) for claim in claims)))
+    assert await ledger.prune_keys(NOW + 9, 5) == 5
+    late = Claim(KeyRef(MERCHANT, True, "late"), b"f", NOW, answer=ANSWER)
+    await ledger.commit(make.batch(Entry(claim=late)))
+    # The seven that are left, from where it stopped; then from the beginning.
+    assert await ledger.prune_keys(NOW + 9, 8) == 7
+    assert await ledger.prune_keys(NOW + 9, 8) == 1
     await ledger.close()
 
 

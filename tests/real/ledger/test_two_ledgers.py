@@ -112,6 +112,12 @@ class Ledgers:
         assert one == other, f"in memory {one}, on Postgres {other}"
         return one
 
+    def prune(self, before_ms: int, at_most: int) -> None:
+        """Forget keys on both sides: all of them, since equally old ones have no order."""
+        for ledger in (self.memory, self.postgres):
+            while self.run(ledger.prune_keys(before_ms, at_most)) == at_most:
+                pass
+
     def close(self) -> None:
         """Close every connection."""
         for ledger in (self.memory, self.postgres):
@@ -285,6 +291,11 @@ class TwoLedgers(RuleBasedStateMachine):
     def _batch(self, entries: tuple[Entry, ...]) -> Batch:
         self.now_ms += 1_000
         return Batch(f"batch-{next(self.numbers)}", self.now_ms, entries)
+
+    @rule(back=st.integers(-1, 20), at_most=st.integers(1, 99))
+    def forget_keys(self, back: int, at_most: int) -> None:
+        before_ms = self.now_ms - back * 1_000
+        self.ledgers.prune(before_ms, at_most)
 
     @rule()
     def take_over(self) -> None:
