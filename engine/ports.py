@@ -208,6 +208,13 @@ class LedgerUpkeep(Protocol):
         """
         ...
 
+    async def oldest_key_ms(self) -> int | None:
+        """When the oldest answered idempotency key was claimed. None: there is none.
+
+        Raises `LedgerError`.
+        """
+        ...
+
     async def prune_keys(self, before_ms: int, at_most: int) -> int:
         """Forget idempotency keys that were claimed and answered before a time, the oldest first.
 

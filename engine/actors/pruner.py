@@ -1,4 +1,9 @@
-"""The pruner: forgets idempotency keys whose time is over."""
+"""The pruner: forgets idempotency keys whose time is over.
+
+A wrong clock must not make it forget in a minute what merchants rely on. So from the oldest key,
+which tells how far it had come, it goes on by no more than `CATCH_UP` times what has passed since
+its start: a clock that is a month ahead has to be so for a day before it reaches recent keys.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,8 @@ KEYS_AT_ONCE: Final = 1_000
 """A transaction of ten to thirty milliseconds."""
 PAUSE_S: Final = 0.05
 """Between two of them, so that commits have the database for most of the time."""
+CATCH_UP: Final = 24
+"""Keys of a day are forgotten in an hour, where there are so many old ones."""
 
 
 class PrunerStatistics(msgspec.Struct, frozen=True):
@@ -42,6 +49,8 @@ class PrunerActor:
         self._keys_kept_ms = keys_kept_ms
         self._every_s = every_s
         self._keys = self._failed = 0
+        self._began_s = 0.0
+        self._oldest_ms: int | None = None
 
     def statistics(self) -> PrunerStatistics:
         """The actor at this moment."""
@@ -49,6 +58,7 @@ class PrunerActor:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Prune until cancelled. What was under way then is rolled back, and done again later."""
+        self._began_s, self._oldest_ms = anyio.current_time(), None
         task_status.started()
         while True:
             await anyio.sleep(self._every_s)
@@ -65,7 +75,14 @@ class PrunerActor:
 
     async def _forget_keys(self) -> None:
         """Every key that is old by now, the oldest first."""
-        before_ms = self._clock.now_ms() - self._keys_kept_ms
+        if self._oldest_ms is None:
+            self._oldest_ms = await self._ledger.oldest_key_ms()
+            if self._oldest_ms is None:
+                return
+        passed_ms = round((anyio.current_time() - self._began_s) * 1_000)
+        before_ms = min(
+            self._clock.now_ms() - self._keys_kept_ms, self._oldest_ms + CATCH_UP * passed_ms
+        )
         while True:
             pruned = await self._ledger.prune_keys(before_ms, KEYS_AT_ONCE)
             self._keys += pruned

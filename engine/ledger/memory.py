@@ -135,6 +135,12 @@ class MemoryLedger:
         await self._reading()
         return 0
 
+    async def oldest_key_ms(self) -> int | None:
+        """When the oldest answered key was claimed, if there is one."""
+        await self._reading()
+        answered = (row[4] for row in self.store.claims.values() if row[7] is not None)
+        return min(answered, default=None)
+
     async def prune_keys(self, before_ms: int, at_most: int) -> int:
         """Forget keys claimed and answered before a time, the oldest first; returns how many."""
         await self._reading()

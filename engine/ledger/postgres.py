@@ -115,6 +115,10 @@ class PostgresLedger(Reader):
         """Let the accounts' totals follow the journal; see `Totals.project`."""
         return await self._totals.project()
 
+    async def oldest_key_ms(self) -> int | None:
+        """When the oldest answered idempotency key was claimed, if there is one."""
+        return await self._pruner.oldest_key_ms()
+
     async def prune_keys(self, before_ms: int, at_most: int) -> int:
         """Forget idempotency keys of long ago; see `Pruner.keys`."""
         return await self._pruner.keys(before_ms, at_most)

@@ -31,6 +31,12 @@ class Pruner:
         self._from_ms = row["reached"] if pruned == at_most else _BEGINNING_MS
         return pruned
 
+    async def oldest_key_ms(self) -> int | None:
+        """When the oldest answered key was claimed; see `LedgerUpkeep.oldest_key_ms`."""
+        row = await self._upkeep.fetchrow("oldest_key")
+        oldest_ms: int | None = row["oldest_ms"]
+        return oldest_ms
+
     async def close(self) -> None:
         """Let the connection go."""
         await self._upkeep.close()

@@ -10,6 +10,15 @@ SELECT append_batch(
 -- name: project_totals
 SELECT transfers, batches FROM project_totals($1, $2)
 
+-- name: oldest_key
+SELECT (
+    SELECT i.created_ms
+    FROM idempotency i
+    WHERE i.status IS NOT NULL
+    ORDER BY i.created_ms
+    LIMIT 1
+) AS oldest_ms
+
 -- name: prune_keys
 -- Forgets some of the keys that were claimed and answered before a time, the oldest first. One that
 -- somebody else is at is left for the next time. The third argument says where to begin: what was

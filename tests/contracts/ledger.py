@@ -557,11 +557,13 @@ class LedgerContract:
         async def kept() -> list[int]:
             return [age for age in range(5) if await ledger.claim(refs[age]) is not None]
 
+        assert await ledger.oldest_key_ms() == NOW - 4
         assert await ledger.prune_keys(NOW - 4, 9) == 0
         assert await ledger.prune_keys(NOW, 1) == 1
         assert await kept() == [0, 1, 2, 3]
-        assert await ledger.prune_keys(NOW, 2) == 2
         # The third one waits for its answer.
+        assert await ledger.oldest_key_ms() == NOW - 2
+        assert await ledger.prune_keys(NOW, 2) == 2
         assert await kept() == [0, 3]
         assert await ledger.prune_keys(NOW, 9) == 0
         await ledger.commit(make.batch(Entry(answers=(KeyAnswer(refs[3], answer),)), at_ms=NOW - 5))
@@ -579,6 +581,7 @@ class LedgerContract:
         assert await ledger.prune_keys(NOW + 50, 9) == 0
         assert await ledger.claim(ref) == claim("k", answer=answer)
         assert await ledger.prune_keys(NOW + 51, 9) == 1
+        assert await ledger.oldest_key_ms() is None
 
     async def test_a_forgotten_key_can_be_claimed_again_and_nothing_is_answered_to_it(
         self, bench: Bench, make: Maker

@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from engine.actors.pruner import KEYS_AT_ONCE, PAUSE_S, PrunerActor, PrunerStatistics
+from engine.actors.pruner import CATCH_UP, KEYS_AT_ONCE, PAUSE_S, PrunerActor, PrunerStatistics
 from engine.domain.news import Unknown
 from engine.ports import LedgerUnavailable
 from tests.virtual.actors.rig import body
@@ -15,10 +15,16 @@ DAY_S = 24 * 3_600
 class Keys:
     """So many old keys, unless something is wrong."""
 
-    def __init__(self, old):
+    def __init__(self, old, oldest_ms):
         self.old = old
+        self.oldest_ms = oldest_ms
         self.wrong = None
         self.asked = []
+
+    async def oldest_key_ms(self):
+        if self.wrong is not None:
+            raise self.wrong
+        return self.oldest_ms
 
     async def prune_keys(self, before_ms, at_most):
         self.asked.append((trio.current_time(), before_ms))
@@ -31,7 +37,7 @@ class Keys:
 
 @pytest.mark.trio
 async def test_it_forgets_some_at_a_time_until_there_are_no_more(autojump_clock):
-    keys, lines = Keys(2 * KEYS_AT_ONCE + 5), Lines()
+    keys, lines = Keys(2 * KEYS_AT_ONCE + 5, EPOCH_MS), Lines()
     actor = PrunerActor(keys, VirtualClock(), lines, keys_kept_ms=10_000, every_s=60.0)
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
@@ -51,8 +57,47 @@ async def test_it_forgets_some_at_a_time_until_there_are_no_more(autojump_clock)
 
 
 @pytest.mark.trio
+async def test_a_clock_that_is_a_month_ahead_reaches_recent_keys_after_a_day_only(autojump_clock):
+    class Ahead(VirtualClock):
+        def now_ms(self):
+            return super().now_ms() + 40 * DAY_S * 1_000
+
+    began = trio.current_time()
+    # Keys of the last thirty days, by the right clock.
+    oldest_ms = VirtualClock().now_ms() - 30 * DAY_S * 1_000
+    keys = Keys(0, oldest_ms)
+    actor = PrunerActor(keys, Ahead(), Lines(), keys_kept_ms=30 * DAY_S * 1_000, every_s=60.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: actor.run(task_status=task_status))
+        await trio.sleep(125)
+        assert [before - oldest_ms for _, before in keys.asked] == [
+            CATCH_UP * 60_000,
+            CATCH_UP * 120_000,
+        ]
+        await trio.sleep(30 * 3_600)
+        recent_ms = oldest_ms + 29 * DAY_S * 1_000
+        at, _ = next(asked for asked in keys.asked if asked[1] > recent_ms)
+        assert at - began > DAY_S
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_where_there_are_no_keys_there_is_nothing_to_forget(autojump_clock):
+    keys = Keys(0, None)
+    actor = PrunerActor(keys, VirtualClock(), Lines(), keys_kept_ms=10_000, every_s=60.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: actor.run(task_status=task_status))
+        await trio.sleep(125)
+        assert keys.asked == []
+        keys.oldest_ms = VirtualClock().now_ms()
+        await trio.sleep(60)
+        assert len(keys.asked) == 1
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
 async def test_trouble_is_told_once_and_nothing_is_counted(autojump_clock):
-    keys, lines = Keys(3), Lines()
+    keys, lines = Keys(3, EPOCH_MS), Lines()
     keys.wrong = LedgerUnavailable("gone")
     actor = PrunerActor(keys, VirtualClock(), lines, keys_kept_ms=10_000, every_s=60.0)
     async with trio.open_nursery() as nursery:
