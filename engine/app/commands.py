@@ -100,7 +100,7 @@ def dev(settings: Settings, fail: Fail) -> int:
     except CannotListen as trouble:
         return fail(trouble)
     data_dir = Path(settings.data_dir)
-    postgres = EmbeddedPostgres(data_dir)
+    postgres = EmbeddedPostgres(data_dir, lay_wal=True)
     try:
         postgres.start()
     except EmbeddedPostgresError as trouble:

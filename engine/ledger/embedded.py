@@ -69,13 +69,23 @@ class EmbeddedPostgres:
     """One Postgres server on `data_dir`, started by `start` and stopped by `stop`."""
 
     def __init__(
-        self, data_dir: Path, *, create: bool = True, start_timeout_s: float = START_TIMEOUT_S
+        self,
+        data_dir: Path,
+        *,
+        create: bool = True,
+        lay_wal: bool = False,
+        start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
-        """With `create=False`, `start` refuses a directory without a database."""
+        """With `create=False`, `start` refuses a directory without a database.
+
+        With `lay_wal` the log of a new database is laid out, so that the first commits need not do
+        it: for one that is there to stay.
+        """
         self.data_dir = data_dir.expanduser().resolve()
         self.cluster = self.data_dir / "postgres"
         self._start_log = self.data_dir / "postgres-start.log"
         self._create = create
+        self._lay_wal = lay_wal
         self._start_timeout_s = start_timeout_s
         self._lock = DirectoryLock(self.data_dir)
         self._sockets = files.socket_folder(self.cluster)
@@ -174,7 +184,7 @@ class EmbeddedPostgres:
         if self._sockets != self.cluster:
             files.make_socket_folder(self._sockets, account)
         if not exists:
-            files.create_cluster(self.cluster, binaries, account)
+            files.create_cluster(self.cluster, binaries, account, lay_wal=self._lay_wal)
             self._created_cluster = True
         elif self.cluster.stat().st_uid != account.uid:
             account.own(self.cluster)

@@ -26,6 +26,7 @@ DATABASE = "postgres"
 PORT = 5432  # Only part of the socket's name: no port is opened.
 LOG_FOLDER = "log"
 LOG_TAIL_LINES = 15
+WAL_KEPT_MB = 512
 
 # Durability comes first and is stated here so that no default or stray file can weaken it. The rest
 # suits a laptop: at most 256 MB of shared memory, 4 GB of write-ahead log, seven files of log.
@@ -40,7 +41,7 @@ SETTINGS = {
     "shared_buffers": "256MB",
     "effective_cache_size": "1GB",
     "wal_buffers": "16MB",
-    "min_wal_size": "512MB",
+    "min_wal_size": f"{WAL_KEPT_MB}MB",
     "max_wal_size": "4GB",
     "checkpoint_timeout": "10min",
     "random_page_cost": "1.1",
@@ -98,10 +99,11 @@ def remove_half_made(cluster: Path) -> None:
         shutil.rmtree(left_over, ignore_errors=True)
 
 
-def create_cluster(cluster: Path, binaries: Path, account: Account) -> None:
+def create_cluster(cluster: Path, binaries: Path, account: Account, *, lay_wal: bool) -> None:
     """Make an empty database cluster; it appears under its name only when complete and on disk.
 
-    Raises EmbeddedPostgresError with what initdb said.
+    With `lay_wal` the segments of the log that Postgres keeps are laid out at once: 512 MB, about a
+    second. Raises EmbeddedPostgresError with what initdb said.
     """
     half_made = cluster.with_name(f"{cluster.name}.new-{secrets.token_hex(4)}")
     try:
@@ -133,10 +135,39 @@ def create_cluster(cluster: Path, binaries: Path, account: Account) -> None:
                 f"cannot make the database in {cluster}; nothing of it was kept. initdb said:\n"
                 f"{_last_lines(made.stdout)}"
             )
+        if lay_wal:
+            _lay_wal(half_made / "pg_wal")
+            account.own(half_made)
         os.rename(half_made, cluster)
         _sync_folder(cluster.parent)
+    except OSError as trouble:
+        raise EmbeddedPostgresError(
+            f"cannot make the database in {cluster}; nothing of it was kept: {trouble}"
+        ) from trouble
     finally:
         shutil.rmtree(half_made, ignore_errors=True)
+
+
+def _lay_wal(folder: Path) -> None:
+    """Make the segments that follow the first one, as Postgres would: zeros, and on disk.
+
+    Otherwise each is made by the commit that comes to its end, while everybody waits. Postgres
+    takes a segment that is there, as it takes those that a checkpoint made (`XLogFileInit`).
+    """
+    size = (folder / _segment(1)).stat().st_size
+    zeros = bytes(2**20)
+    for number in range(2, WAL_KEPT_MB * 2**20 // size + 1):
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        with open(os.open(folder / _segment(number), flags, 0o600), "wb", buffering=0) as segment:
+            for _ in range(size // len(zeros)):
+                segment.write(zeros)
+            os.fsync(segment.fileno())
+    _sync_folder(folder)
+
+
+def _segment(number: int) -> str:
+    """The name of one of a new cluster's first 255 segments: its time line, and its number."""
+    return f"{1:08X}{number:016X}"
 
 
 def check_cluster(cluster: Path) -> bool:

@@ -152,6 +152,31 @@ def test_data_survive_a_stop_and_a_second_start(data_dir: Path) -> None:
         assert not again.statistics().created_cluster
 
 
+def segments(data_dir: Path) -> dict[str, int]:
+    """The files of the log, and what tells each from one that was made anew."""
+    log = (data_dir / "postgres" / "pg_wal").glob("0" * 7 + "1" + "?" * 16)
+    return {path.name: path.stat().st_ino for path in log}
+
+
+def test_commits_go_into_the_segments_that_were_laid_out(data_dir: Path) -> None:
+    with EmbeddedPostgres(data_dir, lay_wal=True) as postgres:
+        laid = segments(data_dir)
+        assert len(laid) == embedded_cluster.WAL_KEPT_MB // 16
+        write = "SELECT pg_logical_emit_message(true, 'x', repeat('x', 40000000))"
+        run_sql(postgres.dsn, write)
+        name = "SELECT pg_walfile_name(pg_current_wal_lsn())"
+        assert run_sql(postgres.dsn, name)[0][0] > f"{1:08X}{2:016X}"
+        assert segments(data_dir) == laid
+        server = psutil.Process(postgres.statistics().server_pid)
+        server.kill()
+        server.wait(PATIENCE_S)
+    # After a crash the log is read to its end, which lies in one of them; those before it are used
+    # again.
+    with EmbeddedPostgres(data_dir, lay_wal=True) as postgres:
+        assert run_sql(postgres.dsn, name)[0][0] > f"{1:08X}{2:016X}"
+        assert set(segments(data_dir).values()) == set(laid.values())
+
+
 def test_the_server_is_durable_private_and_utf8(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir) as postgres:
         names = ("fsync", "synchronous_commit", "full_page_writes", "listen_addresses")
@@ -409,6 +434,18 @@ def test_a_disk_that_is_full_at_the_first_start_leaves_nothing(data_dir: Path) -
     assert [path.name for path in data_dir.iterdir()] == ["engine.lock"]
     with EmbeddedPostgres(data_dir) as postgres:
         assert run_sql(postgres.dsn, "select 1") == [(1,)]
+
+
+def test_a_disk_that_is_too_small_for_the_log_leaves_nothing(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(segment: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(embedded_cluster, "_lay_wal", full)
+    with pytest.raises(EmbeddedPostgresError, match=r"nothing of it was kept: .*No space left"):
+        EmbeddedPostgres(data_dir, lay_wal=True).start()
+    assert [path.name for path in data_dir.iterdir()] == ["engine.lock"]
 
 
 def test_a_server_that_does_not_start_says_why_and_is_gone(
