@@ -2,7 +2,7 @@
 
 A wrong clock must not make it forget in a minute what merchants rely on. So from the oldest key,
 which tells how far it had come, it goes on by no more than `CATCH_UP` times what has passed since
-its start: a clock that is a month ahead has to be so for a day before it reaches recent keys.
+its start: a clock that is a month ahead costs a day's keys in an hour, the oldest first.
 """
 
 from __future__ import annotations
