@@ -137,7 +137,7 @@ def create_cluster(cluster: Path, binaries: Path, account: Account, *, lay_wal: 
             )
         if lay_wal:
             _lay_wal(half_made / "pg_wal")
-            account.own(half_made)
+            account.own(half_made / "pg_wal")
         os.rename(half_made, cluster)
         _sync_folder(cluster.parent)
     except OSError as trouble:
