@@ -482,6 +482,18 @@ ALTER TABLE idempotency REPLICA IDENTITY FULL;
 -- find the old ones any more once new ones have taken the room of the oldest.
 CREATE INDEX idempotency_age ON idempotency (created_ms);
 
+-- What time it is, as far as this database believes: keys are forgotten by it. It follows the
+-- engine's clock and never goes back, but it goes on by a multiple of what has passed at most, so
+-- that a clock which is wrong for an hour makes no key a month old. Null: anything is believed.
+CREATE TABLE believed_time (
+    one boolean NOT NULL DEFAULT true,
+    at_ms bigint,
+    CONSTRAINT believed_time_pkey PRIMARY KEY (one),
+    CONSTRAINT believed_time_single_row CHECK (one)
+);
+
+INSERT INTO believed_time (at_ms) VALUES (NULL);
+
 -- The outbox: what a merchant is told of. `body` is JSON, in the bytes its webhook carries.
 CREATE TABLE events (
     merchant_id text COLLATE "C" NOT NULL,

@@ -208,10 +208,11 @@ class LedgerUpkeep(Protocol):
         """
         ...
 
-    async def oldest_key_ms(self) -> int | None:
-        """When the oldest answered idempotency key was claimed. None: there is none.
+    async def believe_time(self, now_ms: int, at_most_ms: int) -> int:
+        """What time it is, as far as this ledger believes; it outlives the process.
 
-        Raises `LedgerError`.
+        It goes on towards `now_ms`, by `at_most_ms` a call, and never back. The first call on a new
+        ledger is believed, whatever it says. Raises `LedgerError`.
         """
         ...
 

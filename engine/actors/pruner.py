@@ -1,8 +1,9 @@
 """The pruner: forgets idempotency keys whose time is over.
 
-A wrong clock must not make it forget in a minute what merchants rely on. So from the oldest key,
-which tells how far it had come, it goes on by no more than `CATCH_UP` times what has passed since
-its start: a clock that is a month ahead costs a day's keys in an hour, the oldest first.
+A wrong clock must not make it forget in a minute what merchants rely on. So it goes by the time
+that the ledger believes, which follows the clock by at most `CATCH_UP` times what has passed, and
+outlives the process. With a clock that is a month ahead it forgets a day's keys too many in an
+hour, the oldest first, and one of this moment after thirty hours.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ KEYS_AT_ONCE: Final = 1_000
 PAUSE_S: Final = 0.05
 """Between two of them, so that commits have the database for most of the time."""
 CATCH_UP: Final = 24
-"""Keys of a day are forgotten in an hour, where there are so many old ones."""
+"""A day of believed time passes in an hour, where it is so far behind the clock."""
 
 
 class PrunerStatistics(msgspec.Struct, frozen=True):
@@ -49,8 +50,7 @@ class PrunerActor:
         self._keys_kept_ms = keys_kept_ms
         self._every_s = every_s
         self._keys = self._failed = 0
-        self._began_s = 0.0
-        self._oldest_ms: int | None = None
+        self._looked_s = 0.0
 
     def statistics(self) -> PrunerStatistics:
         """The actor at this moment."""
@@ -58,7 +58,7 @@ class PrunerActor:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Prune until cancelled. What was under way then is rolled back, and done again later."""
-        self._began_s, self._oldest_ms = anyio.current_time(), None
+        self._looked_s = anyio.current_time()
         task_status.started()
         while True:
             await anyio.sleep(self._every_s)
@@ -75,14 +75,11 @@ class PrunerActor:
 
     async def _forget_keys(self) -> None:
         """Every key that is old by now, the oldest first."""
-        if self._oldest_ms is None:
-            self._oldest_ms = await self._ledger.oldest_key_ms()
-            if self._oldest_ms is None:
-                return
-        passed_ms = round((anyio.current_time() - self._began_s) * 1_000)
-        before_ms = min(
-            self._clock.now_ms() - self._keys_kept_ms, self._oldest_ms + CATCH_UP * passed_ms
-        )
+        looked_s, now_ms = anyio.current_time(), self._clock.now_ms()
+        passed_ms = int((looked_s - self._looked_s) * 1_000)
+        believed_ms = await self._ledger.believe_time(now_ms, CATCH_UP * passed_ms)
+        self._looked_s = looked_s
+        before_ms = min(now_ms, believed_ms) - self._keys_kept_ms
         while True:
             pruned = await self._ledger.prune_keys(before_ms, KEYS_AT_ONCE)
             self._keys += pruned

@@ -79,7 +79,8 @@ class EmbeddedPostgres:
         """With `create=False`, `start` refuses a directory without a database.
 
         With `lay_wal` the log of a new database is laid out, so that the first commits need not do
-        it: for one that is there to stay.
+        it: for one that is there to stay. `start_timeout_s` is what the server may take until it is
+        ready, not what it takes to make a database.
         """
         self.data_dir = data_dir.expanduser().resolve()
         self.cluster = self.data_dir / "postgres"
@@ -131,7 +132,7 @@ class EmbeddedPostgres:
         began = time.monotonic()
         try:
             self._lock.acquire(patience_s=LOCK_PATIENCE_S)
-            self._start_locked(began + self._start_timeout_s)
+            self._start_locked()
         except OSError as error:
             self.stop()
             raise EmbeddedPostgresError(
@@ -170,7 +171,7 @@ class EmbeddedPostgres:
     ) -> None:
         self.stop()
 
-    def _start_locked(self, deadline: float) -> None:
+    def _start_locked(self) -> None:
         binaries = files.find_binaries()
         files.remove_half_made(self.cluster)
         account = choose_account(
@@ -189,7 +190,7 @@ class EmbeddedPostgres:
         elif self.cluster.stat().st_uid != account.uid:
             account.own(self.cluster)
         stale_pid = self._end_stray_server()
-        self._launch(binaries, account, stale_pid, deadline)
+        self._launch(binaries, account, stale_pid, time.monotonic() + self._start_timeout_s)
 
     def _end_stray_server(self) -> int | None:
         """Stop a server that outlived its engine; the id in the process file if that has died.

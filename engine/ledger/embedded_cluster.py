@@ -102,8 +102,8 @@ def remove_half_made(cluster: Path) -> None:
 def create_cluster(cluster: Path, binaries: Path, account: Account, *, lay_wal: bool) -> None:
     """Make an empty database cluster; it appears under its name only when complete and on disk.
 
-    With `lay_wal` the segments of the log that Postgres keeps are laid out at once: 512 MB, about a
-    second. Raises EmbeddedPostgresError with what initdb said.
+    With `lay_wal` the segments of the log that Postgres keeps are laid out at once, where there is
+    room for them: 512 MB, half a second. Raises EmbeddedPostgresError with what initdb said.
     """
     half_made = cluster.with_name(f"{cluster.name}.new-{secrets.token_hex(4)}")
     try:
@@ -139,30 +139,43 @@ def create_cluster(cluster: Path, binaries: Path, account: Account, *, lay_wal: 
             _lay_wal(half_made / "pg_wal")
             account.own(half_made / "pg_wal")
         os.rename(half_made, cluster)
-        _sync_folder(cluster.parent)
     except OSError as trouble:
         raise EmbeddedPostgresError(
             f"cannot make the database in {cluster}; nothing of it was kept: {trouble}"
         ) from trouble
     finally:
         shutil.rmtree(half_made, ignore_errors=True)
+    _sync_folder(cluster.parent)
 
 
 def _lay_wal(folder: Path) -> None:
     """Make the segments that follow the first one, as Postgres would: zeros, and on disk.
 
     Otherwise each is made by the commit that comes to its end, while everybody waits. Postgres
-    takes a segment that is there, as it takes those that a checkpoint made (`XLogFileInit`).
+    takes a segment that is there, as it takes those that a checkpoint made (`XLogFileInit`). Where
+    the disk is small none is made.
     """
     size = (folder / _segment(1)).stat().st_size
-    zeros = bytes(2**20)
-    for number in range(2, WAL_KEPT_MB * 2**20 // size + 1):
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-        with open(os.open(folder / _segment(number), flags, 0o600), "wb", buffering=0) as segment:
-            for _ in range(size // len(zeros)):
-                segment.write(zeros)
-            os.fsync(segment.fileno())
-    _sync_folder(folder)
+    if shutil.disk_usage(folder).free < 2 * WAL_KEPT_MB * 2**20:
+        return
+    segments = [folder / _segment(number) for number in range(2, WAL_KEPT_MB * 2**20 // size + 1)]
+    try:
+        for segment in segments:
+            _write_zeros(segment, size)
+        _sync_folder(folder)
+    except OSError:  # A quota, say: then commits make them.
+        for segment in segments:
+            segment.unlink(missing_ok=True)
+
+
+def _write_zeros(path: Path, size: int) -> None:
+    """A new file of so many bytes, on disk, that only its owner may read."""
+    megabyte = bytes(2**20)
+    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+        for _ in range(size // len(megabyte)):
+            file.write(megabyte)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _segment(number: int) -> str:

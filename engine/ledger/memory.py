@@ -135,11 +135,10 @@ class MemoryLedger:
         await self._reading()
         return 0
 
-    async def oldest_key_ms(self) -> int | None:
-        """When the oldest answered key was claimed, if there is one."""
+    async def believe_time(self, now_ms: int, at_most_ms: int) -> int:
+        """What time it is, as far as is believed: it follows, by so much at most, and only on."""
         await self._reading()
-        answered = (row[4] for row in self.store.claims.values() if row[7] is not None)
-        return min(answered, default=None)
+        return self.store.believe_time(now_ms, at_most_ms)
 
     async def prune_keys(self, before_ms: int, at_most: int) -> int:
         """Forget keys claimed and answered before a time, the oldest first; returns how many."""

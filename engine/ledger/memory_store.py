@@ -58,6 +58,7 @@ class MemoryStore:
         self.claims: dict[Key, Row] = {}
         self.answered_ms: dict[Key, int] = {}
         """Of claims whose answer came later."""
+        self.believed_ms: int | None = None
         self.events: dict[Key, Row] = {}
         self.refunds: dict[str, Row] = {}
         self.timeline: dict[str, dict[int, tuple[int, int, bytes]]] = {}
@@ -96,6 +97,12 @@ class MemoryStore:
         self._write_promises(batch, rows)
         self._write_work(rows)
         return receipt
+
+    def believe_time(self, now_ms: int, at_most_ms: int) -> int:
+        """Go on towards a time, by so much at most, and never back; returns where it is then."""
+        believed_ms = now_ms if self.believed_ms is None else self.believed_ms
+        self.believed_ms = max(believed_ms, min(now_ms, believed_ms + at_most_ms))
+        return self.believed_ms
 
     def prune_keys(self, before_ms: int, at_most: int) -> int:
         """Forget keys claimed and answered before a time, the oldest first; returns how many."""
@@ -262,6 +269,7 @@ class MemoryStore:
                 self.answered_ms[key] = batch.recorded_ms
         for key in rows.released:
             self.claims.pop(key, None)
+            self.answered_ms.pop(key, None)
         for row in rows.events:
             self.events[row[0], row[1], row[4]] = row
 

@@ -115,9 +115,9 @@ class PostgresLedger(Reader):
         """Let the accounts' totals follow the journal; see `Totals.project`."""
         return await self._totals.project()
 
-    async def oldest_key_ms(self) -> int | None:
-        """When the oldest answered idempotency key was claimed, if there is one."""
-        return await self._pruner.oldest_key_ms()
+    async def believe_time(self, now_ms: int, at_most_ms: int) -> int:
+        """What time it is, as far as is believed; see `LedgerUpkeep.believe_time`."""
+        return await self._pruner.believe_time(now_ms, at_most_ms)
 
     async def prune_keys(self, before_ms: int, at_most: int) -> int:
         """Forget idempotency keys of long ago; see `Pruner.keys`."""

@@ -31,11 +31,11 @@ class Pruner:
         self._from_ms = row["reached"] if pruned == at_most else _BEGINNING_MS
         return pruned
 
-    async def oldest_key_ms(self) -> int | None:
-        """When the oldest answered key was claimed; see `LedgerUpkeep.oldest_key_ms`."""
-        row = await self._upkeep.fetchrow("oldest_key")
-        oldest_ms: int | None = row["oldest_ms"]
-        return oldest_ms
+    async def believe_time(self, now_ms: int, at_most_ms: int) -> int:
+        """What time it is by now; see `LedgerUpkeep.believe_time`."""
+        row = await self._upkeep.fetchrow("believe_time", now_ms, at_most_ms)
+        at_ms: int = row["at_ms"]
+        return at_ms
 
     async def close(self) -> None:
         """Let the connection go."""

@@ -10,14 +10,9 @@ SELECT append_batch(
 -- name: project_totals
 SELECT transfers, batches FROM project_totals($1, $2)
 
--- name: oldest_key
-SELECT (
-    SELECT i.created_ms
-    FROM idempotency i
-    WHERE i.status IS NOT NULL
-    ORDER BY i.created_ms
-    LIMIT 1
-) AS oldest_ms
+-- name: believe_time
+UPDATE believed_time SET at_ms = greatest(at_ms, least($1, coalesce(at_ms + $2, $1)))
+RETURNING at_ms
 
 -- name: prune_keys
 -- Forgets some of the keys that were claimed and answered before a time, the oldest first. One that

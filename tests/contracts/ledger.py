@@ -557,12 +557,10 @@ class LedgerContract:
         async def kept() -> list[int]:
             return [age for age in range(5) if await ledger.claim(refs[age]) is not None]
 
-        assert await ledger.oldest_key_ms() == NOW - 4
         assert await ledger.prune_keys(NOW - 4, 9) == 0
         assert await ledger.prune_keys(NOW, 1) == 1
         assert await kept() == [0, 1, 2, 3]
         # The third one waits for its answer.
-        assert await ledger.oldest_key_ms() == NOW - 2
         assert await ledger.prune_keys(NOW, 2) == 2
         assert await kept() == [0, 3]
         assert await ledger.prune_keys(NOW, 9) == 0
@@ -581,7 +579,18 @@ class LedgerContract:
         assert await ledger.prune_keys(NOW + 50, 9) == 0
         assert await ledger.claim(ref) == claim("k", answer=answer)
         assert await ledger.prune_keys(NOW + 51, 9) == 1
-        assert await ledger.oldest_key_ms() is None
+        assert await ledger.claim(ref) is None
+
+    async def test_what_time_it_is_follows_a_clock_only_so_far_and_never_back(
+        self, bench: Bench
+    ) -> None:
+        ledger = await bench.open()
+        assert await ledger.believe_time(NOW, 5) == NOW
+        assert await ledger.believe_time(NOW + 3, 5) == NOW + 3
+        assert await ledger.believe_time(NOW + 100, 5) == NOW + 8
+        assert await ledger.believe_time(NOW - 100, 5) == NOW + 8
+        after = await bench.open()
+        assert await after.believe_time(NOW + 100, 0) == NOW + 8
 
     async def test_a_forgotten_key_can_be_claimed_again_and_nothing_is_answered_to_it(
         self, bench: Bench, make: Maker

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import asyncpg
 import psutil
@@ -162,6 +163,10 @@ def test_commits_go_into_the_segments_that_were_laid_out(data_dir: Path) -> None
     with EmbeddedPostgres(data_dir, lay_wal=True) as postgres:
         laid = segments(data_dir)
         assert len(laid) == embedded_cluster.WAL_KEPT_MB // 16
+        files = [(data_dir / "postgres" / "pg_wal" / name).stat() for name in laid]
+        (first, *_), owners = files, {(file.st_uid, file.st_gid) for file in files}
+        assert {(file.st_size, file.st_mode & 0o777) for file in files} == {(16 * 2**20, 0o600)}
+        assert owners == {(first.st_uid, first.st_gid)}
         write = "SELECT pg_logical_emit_message(true, 'x', repeat('x', 40000000))"
         run_sql(postgres.dsn, write)
         name = "SELECT pg_walfile_name(pg_current_wal_lsn())"
@@ -436,15 +441,38 @@ def test_a_disk_that_is_full_at_the_first_start_leaves_nothing(data_dir: Path) -
         assert run_sql(postgres.dsn, "select 1") == [(1,)]
 
 
-def test_a_disk_that_is_too_small_for_the_log_leaves_nothing(
+def test_a_log_that_there_is_no_room_for_is_made_by_commits(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(segment: Path) -> None:
+    def full(path: Path, size: int) -> None:
+        path.write_bytes(bytes(2**20))
+        if path.name.endswith("5"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(embedded_cluster, "_write_zeros", full)
+    with EmbeddedPostgres(data_dir, lay_wal=True) as postgres:
+        assert len(segments(data_dir)) == 1
+        run_sql(postgres.dsn, "create table kept as select 42 as n")
+
+
+def test_a_log_is_not_laid_out_where_the_disk_is_small(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = SimpleNamespace(free=2 * embedded_cluster.WAL_KEPT_MB * 2**20 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: small)
+    with EmbeddedPostgres(data_dir, lay_wal=True):
+        assert len(segments(data_dir)) == 1
+
+
+def test_a_cluster_that_cannot_get_its_name_leaves_nothing(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(half_made: Path, cluster: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(embedded_cluster, "_lay_wal", full)
+    monkeypatch.setattr(os, "rename", refused)
     with pytest.raises(EmbeddedPostgresError, match=r"nothing of it was kept: .*No space left"):
-        EmbeddedPostgres(data_dir, lay_wal=True).start()
+        EmbeddedPostgres(data_dir).start()
     assert [path.name for path in data_dir.iterdir()] == ["engine.lock"]
 
 

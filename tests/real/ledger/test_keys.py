@@ -118,6 +118,38 @@ async def bring_over(database: str, make: Maker, before: Path) -> None:
     await ledger.close()
 
 
+A_BATCH = """
+INSERT INTO batches (
+    lane, number, key, epoch, recorded_ms, transfers, first_transfer, last_transfer, prev_hash, hash
+) VALUES (0, $1::bigint, $1::bigint::text, 1, $2, 0, 0, 0, sha256(''), sha256(''))
+"""
+
+
+def test_keys_from_before_their_answers_had_a_time_count_from_the_migration(
+    new_database: Callable[..., str], tmp_path: Path
+) -> None:
+    for script in sorted(FOLDER.glob("000[1234]_*.sql")):
+        shutil.copy(script, tmp_path)
+    asyncio.run(bring_over_times(new_database(), tmp_path))
+
+
+async def bring_over_times(database: str, before: Path) -> None:
+    """Migrate to before the time of answers, with a key of long ago and two batches; go on."""
+    await migrate(database, folder=before)
+    connection = await asyncpg.connect(database)
+    await connection.execute(OLD_KEY, MERCHANT, "old", b"f", 1, 201, "", b"{}")
+    for number, recorded_ms in ((1, NOW), (2, NOW + 7)):
+        await connection.execute(A_BATCH, number, recorded_ms)
+    await migrate(database)
+    now_ms: int = await connection.fetchval("SELECT (extract(epoch FROM now()) * 1000)::bigint")
+    await connection.close()
+    ledger = PostgresLedger(database)
+    assert await ledger.prune_keys(now_ms - 600_000, 9) == 0
+    assert await ledger.prune_keys(now_ms + 1, 9) == 1
+    assert await ledger.believe_time(NOW + 99, 5) == NOW + 7 + 5
+    await ledger.close()
+
+
 async def test_old_keys_are_found_by_an_index_and_deleted_where_they_lie(database: str) -> None:
     await migrate(database)
     connection = await asyncpg.connect(database, server_settings=UPKEEP)

@@ -5,6 +5,7 @@ import trio
 
 from engine.actors.pruner import CATCH_UP, KEYS_AT_ONCE, PAUSE_S, PrunerActor, PrunerStatistics
 from engine.domain.news import Unknown
+from engine.ledger.memory_store import MemoryStore
 from engine.ports import LedgerUnavailable
 from tests.virtual.actors.rig import body
 from tests.virtual.actors.surroundings import EPOCH_MS, Lines, VirtualClock
@@ -15,16 +16,16 @@ DAY_S = 24 * 3_600
 class Keys:
     """So many old keys, unless something is wrong."""
 
-    def __init__(self, old, oldest_ms):
+    def __init__(self, old, store=None):
         self.old = old
-        self.oldest_ms = oldest_ms
+        self.store = MemoryStore() if store is None else store
         self.wrong = None
         self.asked = []
 
-    async def oldest_key_ms(self):
+    async def believe_time(self, now_ms, at_most_ms):
         if self.wrong is not None:
             raise self.wrong
-        return self.oldest_ms
+        return self.store.believe_time(now_ms, at_most_ms)
 
     async def prune_keys(self, before_ms, at_most):
         self.asked.append((trio.current_time(), before_ms))
@@ -37,7 +38,7 @@ class Keys:
 
 @pytest.mark.trio
 async def test_it_forgets_some_at_a_time_until_there_are_no_more(autojump_clock):
-    keys, lines = Keys(2 * KEYS_AT_ONCE + 5, EPOCH_MS), Lines()
+    keys, lines = Keys(2 * KEYS_AT_ONCE + 5), Lines()
     actor = PrunerActor(keys, VirtualClock(), lines, keys_kept_ms=10_000, every_s=60.0)
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
@@ -56,48 +57,76 @@ async def test_it_forgets_some_at_a_time_until_there_are_no_more(autojump_clock)
     assert lines.lines == []
 
 
-@pytest.mark.trio
-async def test_a_clock_that_is_a_month_ahead_reaches_recent_keys_after_a_day_only(autojump_clock):
-    class Ahead(VirtualClock):
-        def now_ms(self):
-            return super().now_ms() + 40 * DAY_S * 1_000
+class Shifted(VirtualClock):
+    """A clock that is wrong by so many seconds."""
 
-    began = trio.current_time()
-    # Keys of the last thirty days, by the right clock.
-    oldest_ms = VirtualClock().now_ms() - 30 * DAY_S * 1_000
-    keys = Keys(0, oldest_ms)
-    actor = PrunerActor(keys, Ahead(), Lines(), keys_kept_ms=30 * DAY_S * 1_000, every_s=60.0)
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def now_ms(self):
+        return super().now_ms() + self.seconds * 1_000
+
+
+async def prune_for(seconds, store, clock):
+    """Let a process live for so long; returns what it took for old at its end, by which time."""
+    keys = Keys(0, store)
+    actor = PrunerActor(keys, clock, Lines(), keys_kept_ms=30 * DAY_S * 1_000, every_s=60.0)
     async with trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: actor.run(task_status=task_status))
-        await trio.sleep(125)
-        assert [before - oldest_ms for _, before in keys.asked] == [
-            CATCH_UP * 60_000,
-            CATCH_UP * 120_000,
-        ]
-        await trio.sleep(30 * 3_600)
-        recent_ms = oldest_ms + 29 * DAY_S * 1_000
-        at, _ = next(asked for asked in keys.asked if asked[1] > recent_ms)
-        assert at - began > DAY_S
+        await trio.sleep(seconds)
         nursery.cancel_scope.cancel()
+    return keys.asked[-1][1] + 30 * DAY_S * 1_000
 
 
 @pytest.mark.trio
-async def test_where_there_are_no_keys_there_is_nothing_to_forget(autojump_clock):
-    keys = Keys(0, None)
-    actor = PrunerActor(keys, VirtualClock(), Lines(), keys_kept_ms=10_000, every_s=60.0)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: actor.run(task_status=task_status))
-        await trio.sleep(125)
-        assert keys.asked == []
-        keys.oldest_ms = VirtualClock().now_ms()
-        await trio.sleep(60)
-        assert len(keys.asked) == 1
-        nursery.cancel_scope.cancel()
+async def test_a_clock_that_is_a_month_ahead_reaches_recent_keys_after_a_day_only(autojump_clock):
+    store, ahead = MemoryStore(), Shifted(40 * DAY_S)
+    await prune_for(61, store, VirtualClock())
+    began_ms = VirtualClock().now_ms()
+    # However often it is started.
+    for _ in range(3):
+        believed_ms = await prune_for(61, store, ahead)
+    assert believed_ms - began_ms == pytest.approx(3 * 60_000 * CATCH_UP, abs=1_000)
+    believed_ms = await prune_for(29 * 3_600, store, ahead)
+    assert believed_ms - began_ms < 30 * DAY_S * 1_000
+    believed_ms = await prune_for(2 * 3_600, store, ahead)
+    assert believed_ms - began_ms > 30 * DAY_S * 1_000
+
+
+@pytest.mark.trio
+async def test_a_clock_that_is_right_again_is_believed_at_once(autojump_clock):
+    store = MemoryStore()
+    await prune_for(61, store, VirtualClock())
+    await prune_for(3_601, store, Shifted(40 * DAY_S))
+    now_ms = VirtualClock().now_ms()
+    believed_ms = await prune_for(61, store, VirtualClock())
+    assert believed_ms == pytest.approx(now_ms + 60_000, abs=2)
+
+
+@pytest.mark.trio
+async def test_a_clock_that_was_behind_leaves_nothing_to_catch_up_with(autojump_clock):
+    store = MemoryStore()
+    await prune_for(61, store, VirtualClock())
+    began_ms = VirtualClock().now_ms()
+    assert await prune_for(61, store, Shifted(-60 * 365 * DAY_S)) < began_ms
+    believed_ms = await prune_for(61, store, VirtualClock())
+    assert believed_ms == pytest.approx(VirtualClock().now_ms(), abs=2_000)
+
+
+@pytest.mark.trio
+async def test_what_an_engine_was_down_for_is_caught_up_with(autojump_clock):
+    store = MemoryStore()
+    await prune_for(61, store, VirtualClock())
+    await trio.sleep(10 * DAY_S)
+    began_ms = VirtualClock().now_ms()
+    assert await prune_for(3_601, store, VirtualClock()) < began_ms - 8 * DAY_S * 1_000
+    believed_ms = await prune_for(11 * 3_600, store, VirtualClock())
+    assert believed_ms == pytest.approx(VirtualClock().now_ms(), abs=62_000)
 
 
 @pytest.mark.trio
 async def test_trouble_is_told_once_and_nothing_is_counted(autojump_clock):
-    keys, lines = Keys(3, EPOCH_MS), Lines()
+    keys, lines = Keys(3), Lines()
     keys.wrong = LedgerUnavailable("gone")
     actor = PrunerActor(keys, VirtualClock(), lines, keys_kept_ms=10_000, every_s=60.0)
     async with trio.open_nursery() as nursery:
