@@ -1,6 +1,6 @@
 -- Keys are forgotten by a time that the database believes, which no wrong clock moves by much.
 
--- First: an engine that still runs here, and goes by its clock alone, is stopped by its next commit.
+-- First: an engine that still runs here goes by its clock alone, and is stopped by its next commit.
 LOCK TABLE engine_epoch IN EXCLUSIVE MODE;
 UPDATE engine_epoch SET epoch = epoch + 1 WHERE epoch > 0;
 
