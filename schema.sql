@@ -483,16 +483,18 @@ ALTER TABLE idempotency REPLICA IDENTITY FULL;
 CREATE INDEX idempotency_age ON idempotency (created_ms);
 
 -- What time it is, as far as this database believes: keys are forgotten by it. It follows the
--- engine's clock and never goes back, but it goes on by a multiple of what has passed at most, so
--- that a clock which is wrong for an hour makes no key a month old. Null: anything is believed.
+-- engine's clock by a multiple of what has passed at most, so that a clock which is wrong for an
+-- hour makes no key a month old. Null: anything is believed. None goes before `keys_from_ms` is
+-- old itself: there were keys then of which it was not known when they had been answered.
 CREATE TABLE believed_time (
     one boolean NOT NULL DEFAULT true,
     at_ms bigint,
+    keys_from_ms bigint NOT NULL,
     CONSTRAINT believed_time_pkey PRIMARY KEY (one),
     CONSTRAINT believed_time_single_row CHECK (one)
 );
 
-INSERT INTO believed_time (at_ms) VALUES (NULL);
+INSERT INTO believed_time (at_ms, keys_from_ms) VALUES (NULL, 0);
 
 -- The outbox: what a merchant is told of. `body` is JSON, in the bytes its webhook carries.
 CREATE TABLE events (

@@ -211,8 +211,8 @@ class LedgerUpkeep(Protocol):
     async def believe_time(self, now_ms: int, at_most_ms: int) -> int:
         """What time it is, as far as this ledger believes; it outlives the process.
 
-        It goes on towards `now_ms`, by `at_most_ms` a call, and never back. The first call on a new
-        ledger is believed, whatever it says. Raises `LedgerError`.
+        It follows `now_ms`, by `at_most_ms` a call. The first call on a new ledger is believed,
+        whatever it says. Raises `LedgerError`.
         """
         ...
 

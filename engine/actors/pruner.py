@@ -77,8 +77,8 @@ class PrunerActor:
         """Every key that is old by now, the oldest first."""
         looked_s, now_ms = anyio.current_time(), self._clock.now_ms()
         passed_ms = int((looked_s - self._looked_s) * 1_000)
+        self._looked_s = looked_s  # Whatever comes of it: no time counts twice.
         believed_ms = await self._ledger.believe_time(now_ms, CATCH_UP * passed_ms)
-        self._looked_s = looked_s
         before_ms = min(now_ms, believed_ms) - self._keys_kept_ms
         while True:
             pruned = await self._ledger.prune_keys(before_ms, KEYS_AT_ONCE)

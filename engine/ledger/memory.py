@@ -136,7 +136,7 @@ class MemoryLedger:
         return 0
 
     async def believe_time(self, now_ms: int, at_most_ms: int) -> int:
-        """What time it is, as far as is believed: it follows, by so much at most, and only on."""
+        """What time it is, as far as is believed: it follows a clock, by so much at most."""
         await self._reading()
         return self.store.believe_time(now_ms, at_most_ms)
 

@@ -99,9 +99,9 @@ class MemoryStore:
         return receipt
 
     def believe_time(self, now_ms: int, at_most_ms: int) -> int:
-        """Go on towards a time, by so much at most, and never back; returns where it is then."""
+        """Follow a clock, by so much at most; returns where it is then."""
         believed_ms = now_ms if self.believed_ms is None else self.believed_ms
-        self.believed_ms = max(believed_ms, min(now_ms, believed_ms + at_most_ms))
+        self.believed_ms = believed_ms + max(-at_most_ms, min(at_most_ms, now_ms - believed_ms))
         return self.believed_ms
 
     def prune_keys(self, before_ms: int, at_most: int) -> int:

@@ -11,7 +11,7 @@ SELECT append_batch(
 SELECT transfers, batches FROM project_totals($1, $2)
 
 -- name: believe_time
-UPDATE believed_time SET at_ms = greatest(at_ms, least($1, coalesce(at_ms + $2, $1)))
+UPDATE believed_time SET at_ms = coalesce(at_ms + greatest(-$2::bigint, least($2, $1 - at_ms)), $1)
 RETURNING at_ms
 
 -- name: prune_keys
@@ -24,6 +24,7 @@ WITH old AS (
     WHERE
         i.created_ms < $1 AND i.created_ms >= $3
         AND i.status IS NOT NULL AND coalesce(i.answered_ms, i.created_ms) < $1
+        AND $1 > (SELECT keys_from_ms FROM believed_time)
     ORDER BY i.created_ms
     LIMIT $2
     FOR UPDATE SKIP LOCKED

@@ -7,17 +7,16 @@ UPDATE engine_epoch SET epoch = epoch + 1 WHERE epoch > 0;
 CREATE TABLE believed_time (
     one boolean NOT NULL DEFAULT true,
     at_ms bigint,
+    keys_from_ms bigint NOT NULL,
     CONSTRAINT believed_time_pkey PRIMARY KEY (one),
     CONSTRAINT believed_time_single_row CHECK (one)
 );
 
--- What was committed last is the best that is known; where there is nothing yet, any clock is.
-INSERT INTO believed_time (at_ms)
-SELECT (SELECT b.recorded_ms FROM batches b WHERE b.lane = 0 ORDER BY b.number DESC LIMIT 1);
-
--- When keys were answered before 0005 is not known, so all that are there count from now on. A
--- column that is new takes its default without a rewrite of the table.
-ALTER TABLE idempotency DROP COLUMN answered_ms;
-ALTER TABLE idempotency
-ADD COLUMN answered_ms bigint DEFAULT (extract(EPOCH FROM now()) * 1000)::bigint;
-ALTER TABLE idempotency ALTER COLUMN answered_ms DROP DEFAULT;
+-- What was committed last is the best that is known; where there is nothing yet, any clock is. When
+-- keys were answered before 0005 is not known, so none goes before all that are there are old.
+INSERT INTO believed_time (at_ms, keys_from_ms)
+SELECT b.recorded_ms, coalesce(b.recorded_ms, 0)
+FROM (SELECT) AS always
+LEFT JOIN LATERAL (
+    SELECT recorded_ms FROM batches WHERE lane = 0 ORDER BY number DESC LIMIT 1
+) AS b ON true;

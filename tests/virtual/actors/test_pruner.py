@@ -104,13 +104,24 @@ async def test_a_clock_that_is_right_again_is_believed_at_once(autojump_clock):
 
 
 @pytest.mark.trio
-async def test_a_clock_that_was_behind_leaves_nothing_to_catch_up_with(autojump_clock):
+async def test_a_clock_that_was_behind_for_a_minute_is_made_up_for_in_one(autojump_clock):
     store = MemoryStore()
     await prune_for(61, store, VirtualClock())
     began_ms = VirtualClock().now_ms()
     assert await prune_for(61, store, Shifted(-60 * 365 * DAY_S)) < began_ms
+    await prune_for(61, store, VirtualClock())
     believed_ms = await prune_for(61, store, VirtualClock())
     assert believed_ms == pytest.approx(VirtualClock().now_ms(), abs=2_000)
+
+
+@pytest.mark.trio
+async def test_a_lead_from_a_wrong_clock_is_given_up_again(autojump_clock):
+    store, ahead = MemoryStore(), Shifted(3_650 * DAY_S)
+    await prune_for(61, store, VirtualClock())
+    began_ms = VirtualClock().now_ms()
+    for clock in (ahead, VirtualClock(), ahead):
+        believed_ms = await prune_for(3_601, store, clock)
+    assert believed_ms - began_ms < 2 * DAY_S * 1_000
 
 
 @pytest.mark.trio
@@ -128,14 +139,17 @@ async def test_what_an_engine_was_down_for_is_caught_up_with(autojump_clock):
 async def test_trouble_is_told_once_and_nothing_is_counted(autojump_clock):
     keys, lines = Keys(3), Lines()
     keys.wrong = LedgerUnavailable("gone")
-    actor = PrunerActor(keys, VirtualClock(), lines, keys_kept_ms=10_000, every_s=60.0)
+    actor = PrunerActor(keys, Shifted(DAY_S), lines, keys_kept_ms=10_000, every_s=60.0)
     async with trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: actor.run(task_status=task_status))
         await trio.sleep(130)
         assert actor.statistics() == PrunerStatistics(0, failed=2)
         keys.wrong = None
+        believed_ms = keys.store.believe_time(EPOCH_MS, 0)
         await trio.sleep(60)
         assert actor.statistics() == PrunerStatistics(3, failed=0)
+        # The minutes in which nobody could be asked do not count.
+        assert believed_ms == keys.store.believe_time(EPOCH_MS, 0) - 60_000 * CATCH_UP
         nursery.cancel_scope.cancel()
     assert lines.lines == [
         ("keys_not_pruned", {"reason": "gone"}),
