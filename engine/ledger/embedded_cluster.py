@@ -103,7 +103,7 @@ def create_cluster(cluster: Path, binaries: Path, account: Account, *, lay_wal: 
     """Make an empty database cluster; it appears under its name only when complete and on disk.
 
     With `lay_wal` the segments of the log that Postgres keeps are laid out at once, where there is
-    room for them: 512 MB, half a second. Raises EmbeddedPostgresError with what initdb said.
+    room for them: 512 MB, under a second. Raises EmbeddedPostgresError with what initdb said.
     """
     half_made = cluster.with_name(f"{cluster.name}.new-{secrets.token_hex(4)}")
     try:

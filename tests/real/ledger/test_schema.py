@@ -16,11 +16,10 @@ from engine.ledger.migrate import FOLDER, MigrationError, migrate, migrations
 
 ROOT = Path(__file__).parents[3]
 
-# One line of text for everything that the schema makes: columns (in order, whatever was dropped
-# between them), constraints, indexes, functions, triggers, types, views, and settings of tables.
+# One line of text for everything that the schema makes: columns, constraints, indexes, functions,
+# triggers, types, views, and the settings of tables.
 CATALOG = """
-SELECT format('%s column %s %s %s %s %s', c.relname,
-    row_number() OVER (PARTITION BY a.attrelid ORDER BY a.attnum), a.attname,
+SELECT format('%s column %s %s %s %s %s', c.relname, a.attnum, a.attname,
     format_type(a.atttypid, a.atttypmod), a.attnotnull,
     coalesce(pg_get_expr(d.adbin, d.adrelid), '')
     || ' ' || coalesce((SELECT collname FROM pg_collation l WHERE l.oid = a.attcollation), ''))
