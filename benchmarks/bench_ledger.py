@@ -45,11 +45,11 @@ from engine.ledger.postgres import PostgresLedger
 from engine.messages import Committed, ToWriter, Write, WriteRefused
 from engine.supervisor.mailbox import Mailbox
 
-BATCHES = {8_189: (66.0, 30), 1_000: (40.0, 120), 100: (20.0, 600)}
+BATCHES = {8_189: (66.0, 60), 1_000: (40.0, 400), 100: (20.0, 1_500)}
 """Size -> (how many times TPC-B with 16 clients, batches per round)."""
 MEASURED_S_MAX = 5.0
 CALLERS = 32
-CALLS_EACH = 600
+CALLS_EACH = 1_500
 HOT_BATCHES, HOT_SIZE = 60, 1_000
 Rates = defaultdict[str, list[float]]
 
