@@ -126,10 +126,26 @@ ifneq '$(shell $(BIN)/python -c "" 2>/dev/null && cat $(VENV)/.place)' '$(CURDIR
 .PHONY: $(VENV)/.place
 endif
 
+# Of the interpreters on PATH, the first that was built with profile-guided optimisation, as those of
+# distributions, python.org and uv are: it needs less CPU for a payment (PERFORMANCE.md says how
+# much). Where none was, the first that is new enough. PYTHON=... leaves no choice.
+pythons = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
+is_new = import sys; sys.exit(sys.version_info < (3, 11))
+is_optimised = import ensurepip, sys, sysconfig; sys.exit(sys.base_prefix != "/usr" \
+	and "--enable-optimizations" not in (sysconfig.get_config_var("CONFIG_ARGS") or ""))
+
 $(VENV)/.place:
-	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
-		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
-		echo "Making $(VENV) with $$("$$python" --version) ..."; \
+	@found=; test -n "$(PYTHON)" || for folder in $$(echo "$$PATH" | tr : ' '); do \
+		test "$$folder" -ef $(BIN) && continue; \
+		for name in $(pythons); do \
+			python="$$folder/$$name"; \
+			test -x "$$python" && "$$python" -c '$(is_new)' 2>/dev/null || continue; \
+			"$$python" -c '$(is_optimised)' 2>/dev/null && found="$$python" && break 2; \
+		done; \
+	done; \
+	for python in $$found $(pythons); do \
+		"$$python" -c '$(is_new)' 2>/dev/null || continue; \
+		echo "Making $(VENV) with $$("$$python" --version), $$python ..."; \
 		rm -rf $(VENV); \
 		if "$$python" -m venv $(VENV); then pwd -P > $@; exit 0; fi; \
 		rm -rf $(VENV); \
@@ -137,6 +153,6 @@ $(VENV)/.place:
 			"On Debian and Ubuntu install the package python3-venv." >&2; \
 		exit 1; \
 	done; \
-	echo "Python 3.11 or newer is needed and was not found." \
+	echo "Python 3.11 or newer is needed and was not found$(PYTHON:%= in %)." \
 		"Install it, or name it: make run PYTHON=/path/to/python3" >&2; \
 	exit 1

@@ -152,13 +152,14 @@ class Preparer:
         if self._kept is None:
             return
         rows, guarded = self._kept.rows, self._kept.guarded
-        self._kept = None
         self._accounts.update(rows.opened)
         if rows.numbered:
             if len(self._pairs) > PAIRS_MAX:
                 self._pairs.clear()
             self._pairs.update(rows.numbered)
         self._guard.keep(guarded)
+        # Last: what is interrupted is done once more, which changes nothing.
+        self._kept = None
 
     def _arguments(self, batch: Batch, rows: Rows, after: Receipt, head: Receipt) -> list[Any]:
         transfers, types = rows.transfers, self._types
