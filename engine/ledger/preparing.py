@@ -61,13 +61,10 @@ class Preparer:
         self._accounts: dict[AccountKey, int] = {}
         self._pairs: dict[Pair, Numbers] = {}
         self._guard = TotalsGuard()
-        self._kept: Prepared | None = None
-        """Durable, but what it opened and changed is not among the above yet."""
 
     @property
     def accounts(self) -> int:
         """How many accounts are known, which is all there are."""
-        self._catch_up()
         return len(self._accounts)
 
     def begin(
@@ -86,7 +83,6 @@ class Preparer:
         `types`: the numbers of the input types; `opened`: the accounts above `last_account`;
         `pending`: account, debits pending, credits pending.
         """
-        self._catch_up()
         self._epoch, self._types = epoch, types
         self.head, self.head_key = head, head_key
         for id_, *key in opened:
@@ -95,12 +91,10 @@ class Preparer:
 
     def rows_of(self, batch: Batch) -> Rows:
         """The rows of a batch that is sent next. Raises EntryInvalid."""
-        self._catch_up()
         return build(batch, self._accounts, self.last_account + 1, self._pairs)
 
     def check(self, rows: Rows, before: Prepared | None = None) -> Guarded:
         """Compare the rows with what is pending, after `before` too. Raises EntryInvalid."""
-        self._catch_up()
         earlier = None if before is None else before.guarded
         return self._guard.check(rows.pending, rows.moved, earlier)
 
@@ -130,36 +124,23 @@ class Preparer:
 
     def preparing(self, batch: Batch, before: Prepared) -> Generator[None, None, Prepared]:
         """All of that in steps, for a batch that is sent after `before`. Raises as they do."""
-        self._catch_up()
         known = ChainMap(before.rows.opened, self._accounts)
         rows = Rows()
         yield from building(rows, batch, known, before.last_account + 1, self._pairs)
         return self.prepare(batch, rows, self.check(rows, before), before)
 
     def keep(self, prepared: Prepared) -> None:
-        """The batch is durable.
-
-        The database has nothing to do until the next one is sent, so all but where the journal
-        ends is left for after that.
-        """
-        self._catch_up()
-        self._kept = prepared
-        self.last_account = prepared.last_account
-        self.head_key = prepared.batch.key
-        self.head = prepared.head
-
-    def _catch_up(self) -> None:
-        if self._kept is None:
-            return
-        rows, guarded = self._kept.rows, self._kept.guarded
+        """The batch is durable."""
+        rows = prepared.rows
         self._accounts.update(rows.opened)
         if rows.numbered:
             if len(self._pairs) > PAIRS_MAX:
                 self._pairs.clear()
             self._pairs.update(rows.numbered)
-        self._guard.keep(guarded)
-        # Last: what is interrupted is done once more, which changes nothing.
-        self._kept = None
+        self.last_account = prepared.last_account
+        self._guard.keep(prepared.guarded)
+        self.head_key = prepared.batch.key
+        self.head = prepared.head
 
     def _arguments(self, batch: Batch, rows: Rows, after: Receipt, head: Receipt) -> list[Any]:
         transfers, types = rows.transfers, self._types

@@ -121,31 +121,6 @@ def bookings(count: int) -> tuple[Preparer, Prepared, Batch]:
     return known, sent, following
 
 
-def test_what_is_durable_counts_at_once_and_what_a_connection_reads_counts_more() -> None:
-    known, sent, _ = bookings(1)
-    known.keep(sent)
-    assert known.accounts == len(sent.rows.opened) == 2
-
-    known, sent, _ = bookings(1)
-    known.keep(sent)
-    known.begin(7, {}, head=known.head, head_key="", opened=[], pending=[], largest_total=0)
-    (release,) = batches_of([[(0, "void_pending")]])
-    with pytest.raises(EntryInvalid, match="pending_not_negative"):
-        known.check(known.rows_of(release))
-
-
-def test_of_two_that_become_durable_one_after_the_other_none_is_forgotten() -> None:
-    async def make() -> None:
-        known, sent, following = bookings(1)
-        after = Ahead(known, following, sent).take(following, sent.head)
-        assert after is not None
-        known.keep(sent)
-        known.keep(after)
-        assert known.accounts == after.last_account > sent.last_account
-
-    asyncio.run(make())
-
-
 def test_it_is_made_ready_a_slice_at_a_time_and_the_rest_when_it_is_wanted() -> None:
     async def make() -> Prepared | None:
         known, sent, following = bookings(9)
