@@ -25,7 +25,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import uvloop
 
 from benchmarks import processes
 from benchmarks.command import run_bench, say
@@ -219,7 +218,12 @@ def rows_of(bench: Bench) -> list[Row]:
 def measure(chosen: argparse.Namespace) -> list[Row]:
     """On an embedded Postgres of its own, with fsync on."""
     with processes.folder() as folder, EmbeddedPostgres(folder / "data") as postgres:
-        return rows_of(uvloop.run(run(postgres.dsn, str(folder), chosen.rounds, chosen.seconds)))
+        # As the engine is run: anyio is told its backend, or it looks for it at every step.
+        bench = anyio.run(
+            run, postgres.dsn, str(folder), chosen.rounds, chosen.seconds,
+            backend="asyncio", backend_options={"use_uvloop": True},
+        )  # fmt: skip
+        return rows_of(bench)
 
 
 if __name__ == "__main__":

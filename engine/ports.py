@@ -188,7 +188,8 @@ class LedgerWriter(Protocol):
     """The writing half: one caller at a time."""
 
     async def commit(self, batch: Batch, following: Batch | None = None) -> Receipt:
-        """Apply the batch in one transaction.
+        """Apply the batch in one transaction. It is not given up half-way, however it is cancelled:
+        its outcome would be unknown to those who wait.
 
         `following` is what will be committed next if all goes well, for a ledger that can make it
         ready meanwhile. It promises nothing: another batch may come instead, or none.

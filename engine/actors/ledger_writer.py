@@ -144,10 +144,9 @@ class LedgerWriterActor:
         delay_s = RETRY_FIRST_S
         while True:
             try:
-                # A commit is not given up half-way: its outcome would be unknown to those who
-                # wait. Between two tries it is unknown anyway, and the next start finds it out.
-                with anyio.CancelScope(shield=True):
-                    receipt = await self._ledger.commit(batch, then)
+                # It shields itself. Between two tries its outcome is unknown anyway, and the next
+                # start finds it out.
+                receipt = await self._ledger.commit(batch, then)
                 break
             except LedgerUnavailable as trouble:
                 # The outcome is open, so the very same batch is committed again, never another.

@@ -35,8 +35,11 @@ class OpenPayments:
                 payment = from_document(document)
         return payment
 
-    def keep(self, payment: Payment) -> None:
-        """Replace what is known of a payment; one that is settled is forgotten."""
+    def keep(self, payment: Payment, document: bytes | None = None) -> None:
+        """Replace what is known of a payment; one that is settled is forgotten.
+
+        `document` is the payment's where it has been made already.
+        """
         payment_id = payment.id
         if payment.has_work:
             self._active[payment_id] = payment
@@ -45,7 +48,7 @@ class OpenPayments:
         self._active.pop(payment_id, None)
         if payment.is_open:
             # Copied, since the encoder leaves up to half as much again allocated behind the end.
-            self._quiet[payment_id] = bytes(memoryview(to_document(payment)))
+            self._quiet[payment_id] = bytes(memoryview(document or to_document(payment)))
         else:
             self._quiet.pop(payment_id, None)
 

@@ -72,13 +72,14 @@ from engine.supervisor.mailbox import DeadLetter, Mailbox
 class _Writing:
     """A step whose entry is with the ledger writer."""
 
-    __slots__ = ("answers", "inbox", "payment", "reply", "request", "step")
+    __slots__ = ("answers", "document", "inbox", "payment", "reply", "request", "step")
 
     def __init__(
         self,
         *,
         step: Step | None = None,
         payment: Payment | None = None,
+        document: bytes | None = None,
         answers: dict[int, Answer] | None = None,
         request: Request | None = None,
         reply: Answer | None = None,
@@ -86,6 +87,7 @@ class _Writing:
     ) -> None:
         self.step = step
         self.payment = payment
+        self.document = document
         self.answers = answers
         self.request = request
         self.reply = reply
@@ -274,6 +276,7 @@ class ShardActor:
             _Writing(
                 step=step,
                 payment=recorded.payment,
+                document=recorded.entry.document,
                 answers=recorded.answers,
                 request=request,
                 inbox=inbox,
@@ -439,7 +442,7 @@ class ShardActor:
         if writing.inbox is not None:
             failpoint("webhook_applied")
         self._busy.discard(payment_id)
-        self._payments.keep(payment)
+        self._payments.keep(payment, writing.document)
         request = writing.request
         if request is not None:
             op = step.payment.operations[-1] if step.before is not None else payment.origin

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from random import Random, SystemRandom
+from typing import Final
 
 from engine.domain.ids import new_id, slot_of, slot_of_key
 from engine.domain.steady import SteadyTime
@@ -12,8 +15,12 @@ from engine.domain.steady import SteadyTime
 _ELAPSED = getattr(time, "CLOCK_BOOTTIME", None)
 
 
-def _elapsed_ns() -> int:
-    return time.monotonic_ns() if _ELAPSED is None else time.clock_gettime_ns(_ELAPSED)
+_elapsed_ns: Callable[[], int] = (
+    time.monotonic_ns if _ELAPSED is None else partial(time.clock_gettime_ns, _ELAPSED)
+)
+
+_HELD_NS: Final = 500_000
+"""For how long one reading is good: it is asked for several times for each payment."""
 
 
 class SystemClock:
@@ -21,10 +28,16 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._steady = SteadyTime(time.time_ns(), _elapsed_ns())
+        self._now_ms = 0
+        self._good_until_ns = 0
 
     def now_ms(self) -> int:
-        """Unix milliseconds."""
-        return self._steady.now_ms(time.time_ns(), _elapsed_ns())
+        """Unix milliseconds; half of one late at most."""
+        elapsed_ns = _elapsed_ns()
+        if elapsed_ns >= self._good_until_ns:
+            self._good_until_ns = elapsed_ns + _HELD_NS
+            self._now_ms = self._steady.now_ms(time.time_ns(), elapsed_ns)
+        return self._now_ms
 
 
 class RandomIds:

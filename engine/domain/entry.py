@@ -136,10 +136,12 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything one step writes. `payment.version` 1 inserts; later versions update version-1.
 
-    `timers_cleared` and `timers_set` are exact rows; `claims_released` lets a key run again.
+    `document` is the payment's where it has been made already. `timers_cleared` and `timers_set`
+    are exact rows; `claims_released` lets a key run again.
     """
 
     payment: Payment | None = None
+    document: bytes | None = None
     transfers: tuple[Transfer, ...] = ()
     claim: Claim | None = None
     answers: tuple[KeyAnswer, ...] = ()

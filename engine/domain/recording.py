@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.domain.change import Env, Step
+from engine.domain.document import to_document
 from engine.domain.entry import (
     Answer,
     Claim,
@@ -91,6 +92,8 @@ def record(
     timers_set, timers_cleared = _timer_changes(before, payment)
     entry = Entry(
         payment=payment,
+        # Where nothing more is under way, the shard keeps it as this too: it is made once.
+        document=None if payment.has_work else to_document(payment),
         transfers=step.transfers,
         claim=claim,
         answers=tuple(stored),

@@ -32,6 +32,8 @@ Pair = tuple[AccountKey, AccountKey]
 Numbers = tuple[int, int]
 """Of the debit account and of the credit account."""
 Key = tuple[str, bool, str]
+Latest = tuple[Payment, bytes | None, int]
+"""A payment, its document where that has been made, and the version that the database has."""
 
 NO_PAIRS: Final[Mapping[Pair, Numbers]] = {}
 
@@ -131,7 +133,7 @@ def building(
     pairs that are new in `numbered`, for when it has been committed.
     Raises EntryInvalid for what no database needs to be asked about.
     """
-    latest: dict[str, tuple[Payment, int]] = {}
+    latest: dict[str, Latest] = {}
     transfers: list[Transfer] = []
     try:
         for entries in _slices(batch.entries):
@@ -160,7 +162,7 @@ def _slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
 def _add_entries(
     rows: Rows,
     entries: Sequence[Entry],
-    latest: dict[str, tuple[Payment, int]],
+    latest: dict[str, Latest],
     transfers: list[Transfer],
 ) -> None:
     """All but the rows of payments and transfers, of which it gathers what they are made from."""
@@ -169,9 +171,9 @@ def _add_entries(
         if payment is not None:
             earlier = latest.get(payment.id)
             if earlier is None:
-                latest[payment.id] = (payment, payment.version - 1)
+                latest[payment.id] = (payment, entry.document, payment.version - 1)
             elif payment.version == earlier[0].version + 1:
-                latest[payment.id] = (payment, earlier[1])
+                latest[payment.id] = (payment, entry.document, earlier[2])
             else:
                 raise EntryInvalid("invalid: stale_version")
             if entry.timeline:
@@ -249,10 +251,10 @@ def _add_rare(rows: Rows, entry: Entry) -> None:
         rows.dead_letters_done.append(entry.dead_letter_done)
 
 
-def _add_payments(rows: Rows, latest: Sequence[tuple[Payment, int]]) -> None:
+def _add_payments(rows: Rows, latest: Sequence[Latest]) -> None:
     """One row per payment: the last of its versions in the batch, after the one `expected`."""
-    for p, expected in latest:
-        doc = to_document(p)
+    for p, made, expected in latest:
+        doc = made or to_document(p)
         check_text(doc)
         if expected == 0:
             try:

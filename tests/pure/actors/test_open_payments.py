@@ -74,6 +74,15 @@ def test_a_payment_comes_back_as_it_was_kept_until_it_is_settled() -> None:
     assert len(payments) == 0
 
 
+def test_a_document_that_has_been_made_is_kept_without_what_was_allocated_behind_it() -> None:
+    payments = OpenPayments()
+    made = to_document(AUTHORIZED)
+    payments.keep(AUTHORIZED, made)
+    assert payments.get(AUTHORIZED.id) == AUTHORIZED
+    assert payments._quiet[AUTHORIZED.id] == made
+    assert payments._quiet[AUTHORIZED.id] is not made
+
+
 def test_a_quiet_payment_is_settled_without_having_been_active() -> None:
     payments = OpenPayments()
     payments.keep(AUTHORIZED)

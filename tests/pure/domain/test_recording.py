@@ -2,6 +2,7 @@
 
 import msgspec
 
+from engine.domain.document import to_document
 from engine.domain.entry import Claim, InboxRef, KeyRef
 from engine.domain.news import Declined, Failed, NotFound, StillPending, Unknown
 from engine.domain.recording import record
@@ -31,6 +32,16 @@ def test_the_final_answer_is_stored_with_the_outcome_under_its_key():
     assert stored.ref == REF
     assert stored.answer == one.answers[1]
     assert stored.answer.body == payment_bytes(one.payment)
+
+
+def test_the_document_is_made_where_nothing_more_is_under_way():
+    one = OnePayment()
+    assert one.entry.document is None
+    one.hear(1, Unknown("timeout"))
+    assert one.entry.document is None
+    one.approve(1, via="look_up")
+    assert one.entry.document == to_document(one.payment)
+    assert one.entry.payment == one.payment
 
 
 def test_an_unknown_outcome_is_answered_and_not_stored():

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.domain.document import to_document
 from engine.domain.entry import Batch, Entry
+from engine.domain.operation import Operation
+from engine.domain.payment import Payment
 from engine.domain.posting import books_of, leg
 from engine.ledger.queries import QUERIES, parse
 from engine.ledger.rows import SIGNS, build, check_text
 from engine.ports import EntryInvalid
 
 BOOKS = books_of("mer_1", "simulator", "EUR", True)
+ASKED = Operation(n=1, type="authorize", amount=5, created_ms=1, sent_ms=1)
+DOC = 22  # its place in `payment_input`
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(SIGNS)), st.integers(1, 10**12)), max_size=30))
@@ -48,6 +54,19 @@ def test_transfers_are_ordered_by_id_over_all_entries() -> None:
         for n in (3, 1, 2)
     )
     assert [row[0] for row in build(Batch("k", 0, entries), {}, 1).transfers] == [1, 2, 3]
+
+
+def test_a_row_has_the_document_of_its_own_version_made_before_or_not() -> None:
+    first = Payment("pay_" + "0" * 24, "mer_1", True, 1, 5, "EUR", "simulator", "pm", (ASKED,))
+    second = msgspec.structs.replace(first, version=2, needs_review=True)
+    third = msgspec.structs.replace(first, version=3)
+    made = [Entry(payment=payment, document=to_document(payment)) for payment in (first, second)]
+    rows = build(Batch("k", 0, (made[0],)), {}, 1)
+    assert rows.payments[0][DOC] == to_document(first)
+    rows = build(Batch("k", 0, (*made, Entry(payment=third))), {}, 1)
+    assert [row[DOC] for row in rows.payments] == [to_document(third)]
+    rows = build(Batch("k", 0, (made[1],)), {}, 1)
+    assert [row[-3] for row in rows.payment_changes] == [to_document(second)]
 
 
 @pytest.mark.parametrize("document", [rb'"\u0000"', rb'"a\\\u0000"', rb'"\\\\\u0000b"'])
