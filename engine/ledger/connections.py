@@ -8,7 +8,8 @@ always tell in what state the connection is then, and a new one costs millisecon
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from socket import AF_UNIX, SO_SNDBUF, SOL_SOCKET
 from typing import Any, Final, Literal
 
 import anyio
@@ -25,6 +26,7 @@ from engine.ports import LedgerError, LedgerUnavailable, TakePayments
 CONNECT_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
 READ_TIMEOUT_S: Final = 15.0
+SEND_BYTES: Final = 4 * 1_024 * 1_024
 
 COMMON: Final[dict[str, str]] = {
     "jit": "off",  # Compiling takes longer than any statement here runs.
@@ -112,6 +114,21 @@ async def connect(dsn: str, settings: dict[str, str], *, wanted: Wanted) -> asyn
     except Exception as error:
         # Whatever it is, from a wrong password to a refused connection: there is none.
         raise LedgerUnavailable(cannot_connect(dsn, error, CONNECT_TIMEOUT_S)) from error
+
+
+def send_whole(connection: Any) -> None:
+    """Let the kernel take a statement of `SEND_BYTES` at once, as far as the system allows.
+
+    A group commit under load is up to a megabyte, and a unix socket takes 208 KiB. What is left is
+    sent when the event loop comes round, and until then the database waits for the end of a
+    statement while the engine is busy with something else. The system's limit is
+    `net.core.wmem_max` (socket(7)); TCP's buffers grow by themselves.
+    """
+    # The driver's types do not tell of its transport, and it offers no other way to its socket.
+    socket = connection._transport.get_extra_info("socket")
+    if socket is not None and socket.family == AF_UNIX:
+        with suppress(OSError):
+            socket.setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BYTES)
 
 
 async def close(connection: asyncpg.Connection) -> None:

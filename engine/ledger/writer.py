@@ -23,7 +23,14 @@ from engine.domain.entry import Batch, KeyRef
 from engine.domain.journal import TransferTuple
 from engine.failpoints import failpoint
 from engine.ledger.ahead import Ahead
-from engine.ledger.connections import WRITER, DurabilityError, check_durable, close, connect
+from engine.ledger.connections import (
+    WRITER,
+    DurabilityError,
+    check_durable,
+    close,
+    connect,
+    send_whole,
+)
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error, verdict_of
 from engine.ledger.packing import PACKERS, TRANSFER_COLUMNS, copy_of_transfers, domain_of
 from engine.ledger.preparing import LANE, Prepared, Preparer, is_copied
@@ -279,6 +286,7 @@ class Writer:
             epoch = await connection.fetchval(QUERIES["epoch"], timeout=self._timeout_s)
             if epoch > self._epoch:
                 raise Fenced(f"epoch {self._epoch} is over, this is epoch {epoch}")
+            send_whole(connection)
             types = await _take_packed(connection)
             append = await connection.prepare(QUERIES["append_batch"])
             # One snapshot: an earlier try that ends meanwhile is in all of it, or in nothing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -33,6 +34,7 @@ from tests.contracts.ledger import (  # noqa: E402
 pytestmark = pytest.mark.anyio
 
 
+SEND_BUFFER = (socket.SOL_SOCKET, socket.SO_SNDBUF)
 COUNT_OF_TRANSFERS = 7
 """The place of that argument of append_batch."""
 
@@ -652,6 +654,18 @@ async def test_a_cancelled_commit_is_finished_first(
         receipt = await ledger.commit(make.batch(at_ms=NOW))
     assert receipt.number == 1
     assert ledger.statistics().writer.unsettled is None
+
+
+async def test_the_kernel_takes_more_of_a_commit_at_once_than_it_usually_would(
+    bench: PostgresBench,
+) -> None:
+    ledger = await bench.open()
+    connection = ledger._writer._connection
+    assert connection is not None
+    writers = connection._transport.get_extra_info("socket")
+    with socket.socket(writers.family) as usual:
+        assert writers.family == socket.AF_UNIX
+        assert writers.getsockopt(*SEND_BUFFER) > usual.getsockopt(*SEND_BUFFER)
 
 
 async def test_an_address_where_nobody_listens_is_unavailable(make: Maker) -> None:
