@@ -119,15 +119,18 @@ async def connect(dsn: str, settings: dict[str, str], *, wanted: Wanted) -> asyn
 def send_whole(connection: Any) -> None:
     """Let the kernel take a statement of `SEND_BYTES` at once, as far as the system allows.
 
-    A group commit under load is up to a megabyte, and a unix socket takes 208 KiB. What is left is
+    A group commit under load is up to 1.2 MiB, and a unix socket takes 208 KiB. What is left is
     sent when the event loop comes round, and until then the database waits for the end of a
     statement while the engine is busy with something else. The system's limit is
-    `net.core.wmem_max` (socket(7)); TCP's buffers grow by themselves.
+    `net.core.wmem_max` (socket(7)); TCP's buffers grow by themselves. Where it can't be done,
+    nothing is wrong.
     """
-    # The driver's types do not tell of its transport, and it offers no other way to its socket.
-    socket = connection._transport.get_extra_info("socket")
+    # The driver offers no other way to its socket, so it may take this one away.
+    transport = getattr(connection, "_transport", None)
+    socket = transport and transport.get_extra_info("socket")
     if socket is not None and socket.family == AF_UNIX:
-        with suppress(OSError):
+        # uvloop's sockets say by a ValueError that they are closed.
+        with suppress(OSError, ValueError):
             socket.setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BYTES)
 
 

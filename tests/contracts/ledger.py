@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, Protocol
 
+import anyio
 import msgspec
 import pytest
 
@@ -68,6 +69,10 @@ class Bench(Protocol):
 
     def lose_batch(self, ledger: Ledger) -> None:
         """The next commit never arrives."""
+        ...
+
+    def take_a_while(self, ledger: Ledger) -> None:
+        """The next commit waits for something, if only for the database."""
         ...
 
 
@@ -931,6 +936,15 @@ class LedgerContract:
     async def test_an_empty_batch_is_a_batch(self, bench: Bench, make: Maker) -> None:
         ledger = await bench.open()
         assert (await ledger.commit(make.batch())).number == 1
+
+    async def test_a_cancelled_commit_is_finished_first(self, bench: Bench, make: Maker) -> None:
+        ledger = await bench.open()
+        bench.take_a_while(ledger)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            receipt = await ledger.commit(make.batch(at_ms=NOW))
+        assert (receipt.number, receipt.resolved) == (1, False)
+        assert (await ledger.commit(make.batch(at_ms=NOW))).number == 2
 
     async def test_a_lost_reply_is_resolved_by_the_same_key(
         self, bench: Bench, make: Maker

@@ -52,7 +52,8 @@ class WatchedLedger(MemoryLedger):
     async def commit(self, batch: Batch, following: Batch | None = None) -> Receipt:
         self.world.point("before commit")
         if self.gate is not None:
-            await self.gate.wait()
+            with trio.CancelScope(shield=True):
+                await self.gate.wait()
         self.world.spoil(batch)
         receipt = await super().commit(batch, following)
         self.batches.append(batch)

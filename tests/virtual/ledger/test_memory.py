@@ -42,6 +42,10 @@ class MemoryBench:
         assert isinstance(ledger, MemoryLedger)
         ledger.faults.outcomes.append("not_applied")
 
+    def take_a_while(self, ledger: Ledger) -> None:
+        assert isinstance(ledger, MemoryLedger)
+        ledger.faults.commit_delay_s = 1e-3
+
 
 @pytest.fixture
 def bench() -> MemoryBench:
