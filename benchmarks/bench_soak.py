@@ -2,8 +2,9 @@
 
 Purchases, which settle at once, so that nothing has to stay in memory; the gateway is a process of
 its own, because the simulator remembers everything and its memory is not the engine's. The engine
-itself measures by how much its event loop is late, twenty times a second; memory is read from
-outside. WAL and bloat are stated, not judged.
+itself measures by how much its event loop is late, fifty times a second, so that a stall of less
+than 120 ms may look like one of 100; memory is read from outside. WAL and bloat are stated, not
+judged. Where less than nine tenths of what was offered was done there is nothing to judge.
 
     python -m benchmarks.bench_soak [--json] [--seconds S] [--share F]
 """
@@ -28,6 +29,7 @@ from engine.ledger.embedded import find_running
 PATH = "/v1/payments/purchase"
 GATEWAY_MS = 20.0
 STALLS, GROWTH = 0.0, 1.05
+DONE_AT_LEAST = 0.9
 SAMPLE_S = 1.0
 _BUSY = re.compile(rb'event_loop_stalls_total\{cause="busy"\} ([0-9.e+]+)')
 _LAG = re.compile(rb'event_loop_lag_seconds_bucket\{le="([^"]+)"\} ([0-9.e+]+)')
@@ -134,11 +136,12 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
     stated = f"{seen['mib']:.0f} MiB at the end; WAL {seen['wal_bytes_each'] / 1024:.1f} KiB a "
     stated += f"payment; {words}"
     share = f"{chosen.share:.0%}"
+    could = good >= DONE_AT_LEAST * seen["rate"]
     return [
         Row("12a", f"soak at {share}: stalls of the event loop over 100 ms", STALLS,
-            float(seen["late"]), note, "at most"),
+            float(seen["late"]) if could else None, note, "at most"),
         Row("12b", f"soak at {share}: memory of the last third as times the middle one", GROWTH,
-            round(seen["growth"], 3), stated, "at most", "times"),
+            seen["growth"] if could else None, stated, "at most", "times"),
     ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from engine.domain.ids import op_id
 from engine.domain.payment import Payment
 from engine.domain.representation import rfc3339
 
-FLUSH_EVERY_S: Final = 0.05
+FLUSH_EVERY_S: Final = 0.02
 """How often the app calls `flush`: a line at level info is never older than this."""
 
 STALL_S: Final = 0.1

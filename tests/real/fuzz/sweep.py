@@ -200,7 +200,7 @@ class Sweep:
 
     def look(self) -> int:
         """Look everywhere; returns how many bytes were looked at."""
-        time.sleep(0.3)  # what is logged is written within 50 ms
+        time.sleep(0.3)  # what is logged is written within 20 ms
         seen = 0
         kept = {text.encode() for text in self.planted | _KEYS}
         told = kept | {text.encode() for text in self.signed}
