@@ -4,7 +4,8 @@
 table says so. It prints one table and writes
 `benchmarks/latest.json`, `latest-machine.json`, `latest.png` and the generated part of
 PERFORMANCE.md. Exit status 0 when everything could be measured, whatever holds; 1 when a
-benchmark failed. `--only 1,7` runs and prints some and writes nothing.
+benchmark failed, or has a row that it could not measure. `--only 1,7` runs and prints some and
+writes nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def run_part(part: Part, settled: int | None) -> tuple[list[Row], bool]:
         out, _ = process.communicate(timeout=part.limit_s)
         if process.returncode:
             raise RuntimeError(f"{part.module} ended with status {process.returncode}")
-        return [row_from(values) for values in json.loads(out)], True
+        rows = [row_from(values) for values in json.loads(out)]
+        return rows, all(row.figure is not None for row in rows)
     except subprocess.TimeoutExpired:
         trouble = f"{part.module} took more than {part.limit_s:.0f} s"
     except (RuntimeError, ValueError, TypeError) as error:

@@ -19,6 +19,7 @@ import psutil  # type: ignore[import-untyped]
 
 from benchmarks import processes
 from benchmarks.command import run_bench, say
+from benchmarks.load import DONE
 from benchmarks.processes import Result, Server, good_per_s, load
 from benchmarks.table import Row
 from engine.ledger.embedded import EmbeddedPostgres
@@ -29,8 +30,8 @@ CONNECTIONS = 128
 
 @contextmanager
 def plain_service(folder: Path) -> Iterator[Server]:
-    """The plain service on a Postgres of its own, which has the settings of the engine's."""
-    with EmbeddedPostgres(folder / "plain") as postgres:
+    """The plain service on a Postgres of its own, with the settings and the log of the engine's."""
+    with EmbeddedPostgres(folder / "plain", lay_wal=True) as postgres:
         for child in psutil.Process().children(recursive=True):
             if str(folder / "plain") in " ".join(child.cmdline()):
                 processes.pin(child.pid, processes.LOAD_CORE)
@@ -44,7 +45,7 @@ def describe(name: str, rounds: list[Result]) -> str:
     """Rate and latencies of the middle round, in one line."""
     middle = sorted(rounds, key=good_per_s)[len(rounds) // 2]
     latency = middle["latency"]
-    strange = {s: r for s, r in middle["per_s"].items() if not s.startswith("2")}
+    strange = {s: r for s, r in middle["per_s"].items() if s not in DONE}
     return (
         f"{name} {good_per_s(middle):,.0f}/s p50 {latency['p50_ms']:.1f} ms "
         f"p99 {latency['p99_ms']:.1f} ms{f' {strange}' if strange else ''}"
@@ -75,7 +76,7 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
             "1",
             "authorisations a second over HTTP, as a part of a bare echo's rate",
             TARGET,
-            round(ratio, 3),
+            ratio,
             f"{CONNECTIONS} connections; "
             + "; ".join(describe(name, found) for name, found in rounds.items())
             + f"; the plain service is {plain_part:.3f} of the echo",

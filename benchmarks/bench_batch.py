@@ -20,7 +20,9 @@ TARGET = 3.0
 SIZE = 1_000
 CALLERS = 4
 PATH = "/v1/payments/batch"
-WHAT = f"batch endpoint, {SIZE:,} a call: payments a second as times row 1's"
+SECONDS = 13.0
+"""For the batches, one of them warming up: they come a thousand at a time."""
+WHAT = f"batch endpoint, {SIZE:,} a call: payments a second as times row 1's, in turns"
 
 
 def measure(chosen: argparse.Namespace) -> list[Row]:
@@ -39,16 +41,16 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
             single = good_per_s(load(engine.port, connections=128, seconds=chosen.seconds))
             found = load(
                 engine.port, path=PATH, batch=SIZE, connections=CALLERS,
-                seconds=chosen.seconds + 2, warm_up=1,
+                seconds=SECONDS, warm_up=1,
             )  # fmt: skip
             batched = found["items"].get("201", 0.0)
             say(f"single {single:,.0f}/s, batched {batched:,.0f}/s {found['items']}")
             pairs.append((batched, single))
     times = statistics.median(batched / single for batched, single in pairs)
     batched, single = (statistics.median(values) for values in zip(*pairs, strict=True))
-    note = f"{CALLERS} callers, {batched:,.0f} against {single:,.0f} payments/s; p50 of a call "
-    note += f"{found['latency']['p50_ms']:.0f} ms"
-    return [Row("7", WHAT, TARGET, round(times, 2), note, unit="times")]
+    note = f"{CALLERS} callers, {batched:,.0f} against {single:,.0f} single payments/s; p50 of a "
+    note += f"call {found['latency']['p50_ms']:.0f} ms"
+    return [Row("7", WHAT, TARGET, times, note, unit="times")]
 
 
 if __name__ == "__main__":

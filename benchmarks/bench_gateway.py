@@ -61,8 +61,8 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
     needed = min(TARGET, OF_LIMIT * limit / single)
     return [
         Row(
-            "8", "gateway over HTTP, 50 ms, 256 in flight: as a part of row 1's rate",
-            round(needed, 3), round(part, 3),
+            "8", "gateway over HTTP, 50 ms, 256 in flight: as a part of row 1's rate, in turns",
+            needed, part,
             f"{rate:,.0f} of {single:,.0f}/s; the gateway itself {limit:,.0f}/s "
             f"({IN_FLIGHT / LATENCY_MS * 1000:,.0f}/s by its latency), {of_limit:.2f} of it; the "
             f"simulator shares a core with load and Postgres",

@@ -48,7 +48,7 @@ def open_loop(folder: Path, seconds: float) -> list[Row]:
         note += f"; {counts}, {found['unanswered']} unanswered"
     return [
         Row(f"5{letter}", f"latency over the gateway's own at half the largest rate, {name}",
-            limit, round(found["latency"][key] - GATEWAY_MS, 2), note if letter == "a" else "",
+            limit, found["latency"][key] - GATEWAY_MS, note if letter == "a" else "",
             "at most", "ms")
         for letter, (key, name, limit) in zip("abc", LIMITS, strict=True)
     ]  # fmt: skip
@@ -69,7 +69,7 @@ def alone(folder: Path, rounds: int) -> Row:
     payment, commit, p99 = (statistics.median(values) for values in zip(*pairs, strict=True))
     return Row(
         "6", "one caller, nothing else running: p50 as times one durable commit's",
-        TIMES_A_COMMIT, round(times, 2),
+        TIMES_A_COMMIT, times,
         f"{payment:.2f} ms (p99 {p99:.2f}) against {commit:.2f} ms; two group commits a payment",
         "at most", "times",
     )  # fmt: skip

@@ -62,7 +62,7 @@ def measure(chosen: argparse.Namespace) -> list[Row]:
         )
     if holds is not None:
         note += f"; engine verify {'holds' if holds else 'does NOT hold'} on them"
-    return rows(names, round(statistics.median(ratios), 2), round(memory, 2), note)
+    return rows(names, statistics.median(ratios), memory, note)
 
 
 def memory_ratio(full: Server, empty: Server) -> float:

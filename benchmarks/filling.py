@@ -37,8 +37,11 @@ def post(port: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
         return found
 
 
-def fill(data: Path, payments: int, *, settled: bool) -> None:
-    """Settled payments (authorised and captured), or open ones. Raises NoRoom."""
+def fill(data: Path, payments: int, *, settled: bool, **more: Any) -> None:
+    """Settled payments (authorised and captured), or open ones. Raises NoRoom.
+
+    `more` is what the order of each says beside its amount and card.
+    """
     needed = payments * BYTES_EACH
     free = shutil.disk_usage(data.parent).free
     if needed > free * 0.9:
@@ -47,7 +50,7 @@ def fill(data: Path, payments: int, *, settled: bool) -> None:
             f"free"
         )
     with processes.engine(data) as engine:
-        order = {"amount": 1_099, "currency": "USD", "payment_method": "pm_card_visa"}
+        order = {"amount": 1_099, "currency": "USD", "payment_method": "pm_card_visa", **more}
         payment = post(engine.port, "/v1/payments/authorize", order)["id"]
         if settled:
             post(engine.port, f"/v1/payments/{payment}/capture", {})

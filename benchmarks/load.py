@@ -41,6 +41,8 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 DRAIN_S = 15.0
 TIME_OUT_S = 10.0
 """What a client waits for an answer; a later one is counted as late."""
+DONE = ("200", "201")
+"""What was asked is done. A 202 is none of them: what became of it is not known yet."""
 
 Next = Callable[[], bytes]
 
@@ -137,16 +139,22 @@ class Tally:
             found.append(now - due)
             self.sent_to_answer_s[status].append(now - sent)
 
-    def result(self) -> dict[str, object]:
-        """Rates and latencies by status, and the first body of each that was no success."""
+    def result(self, unanswered: int = 0) -> dict[str, object]:
+        """Rates and latencies by status, and the first body of each that was no success.
+
+        In `latency`, of all requests, one that was not done took as long as a client waits at
+        most: to be refused quickly is no way of being quick.
+        """
         span = self.until - self.counted_from
         everything = [late for some in self.latencies_s.values() for late in some]
+        done = [late for status in DONE for late in self.latencies_s.get(status, ())]
+        undone = len(everything) - len(done) + self.lost + unanswered
         return {
             "per_s": {status: count / span for status, count in self.in_time.items()},
-            "latency": summary_ms(everything),
+            "latency": summary_ms([*done, *[TIME_OUT_S] * undone]),
             "by_status": {s: summary_ms(some) for s, some in self.latencies_s.items()},
             "from_sent": {s: summary_ms(some) for s, some in self.sent_to_answer_s.items()},
-            "first_bodies": {s: b for s, b in self.bodies.items() if not s.startswith("2")},
+            "first_bodies": {s: b for s, b in self.bodies.items() if s not in DONE},
             "items": {status: count / span for status, count in self.items.items()},
             "lost": self.lost,
             "timed_out": sum(late > TIME_OUT_S for late in everything),
@@ -314,7 +322,7 @@ async def open_loop(
     for connection in made:
         connection.close()
     return {
-        **tally.result(),
+        **tally.result(len(times) - answered),
         "sent": at,
         "unanswered": len(times) - answered,
         "most_waiting": most_waiting,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
 
-from benchmarks.table import Row, margin, number
+from benchmarks.table import Row, margin
 
 HOLDS, MISSED = "#2a7f62", "#b3443c"
 
@@ -32,7 +32,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     axes.set_yticks(range(len(shown)), names, fontsize=7)
     for at, ((row, _), found) in enumerate(zip(shown, margins, strict=True)):
         side = "left" if found >= 1 else "right"
-        axes.annotate(f" {number(row.figure)} ", (found, at), ha=side, va="center", fontsize=7)
+        axes.annotate(f" {row.shown} ", (found, at), ha=side, va="center", fontsize=7)
     low, high = min([*margins, 0.5]), max([*margins, 2.0])
     axes.set_xlim(low / 1.8, high * 1.8)
     axes.set_xlabel("as times the target; right of the line it holds", fontsize=8)

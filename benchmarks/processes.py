@@ -24,6 +24,7 @@ from typing import Any, Self
 
 import psutil  # type: ignore[import-untyped]
 
+from benchmarks.load import DONE
 from engine.config import DEV_KEY
 
 SERVER_CORE, LOAD_CORE = 0, 1
@@ -59,10 +60,10 @@ def folder() -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def get(port: int, path: str, timeout_s: float = 5.0) -> tuple[int, bytes]:
-    """One GET with the development key: status and body; status 0 where nobody answers."""
+def get(port: int, path: str, timeout_s: float = 5.0, *, key: str = DEV_KEY) -> tuple[int, bytes]:
+    """One GET: status and body; status 0 where nobody answers."""
     request = urllib.request.Request(  # loopback only
-        f"http://127.0.0.1:{port}{path}", headers={"Authorization": f"Bearer {DEV_KEY}"}
+        f"http://127.0.0.1:{port}{path}", headers={"Authorization": f"Bearer {key}"}
     )
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
@@ -231,7 +232,7 @@ def load(port: int, **options: object) -> Result:
 def good_per_s(result: Result) -> float:
     """Requests a second that did what was asked, answered within the time of measurement."""
     rates: dict[str, float] = result["per_s"]
-    return sum(rate for status, rate in rates.items() if status.startswith("2"))
+    return sum(rates.get(status, 0.0) for status in DONE)
 
 
 def median_of(results: Sequence[Result]) -> float:

@@ -12,6 +12,8 @@ NOT_MEASURED = "not measured"
 class Row(NamedTuple):
     """One target. `figure` is None where it could not be measured; `note` says how it came.
 
+    A figure is given as it was measured: rounded first, a miss could hold.
+
     `limit` is None only where a benchmark failed before it could say.
     """
 
@@ -37,13 +39,21 @@ class Row(NamedTuple):
             return "-"
         return f"{self.bound} {number(self.limit)}{self.unit and ' ' + self.unit}"
 
+    @property
+    def shown(self) -> str:
+        """The figure as a person writes it: in as many digits as it takes to see a miss."""
+        text = number(self.figure)
+        if self.figure is not None and not self.holds and text == number(self.limit):
+            return f"{self.figure:.6g}"
+        return text
+
     def record(self) -> dict[str, Any]:
         """What the JSON file says of it."""
         return {
             "row": self.row,
             "what": self.what,
             "target": self.target,
-            "figure": self.figure,
+            "figure": None if self.figure is None else float(f"{self.figure:.6g}"),
             "holds": self.holds,
         }
 
@@ -85,8 +95,7 @@ def render(rows: Sequence[Row]) -> str:
     lines = [head, "-" * len(head)]
     for row in rows:
         lines.append(
-            f"{row.row:<5}{row.what:<{what}}  {row.target:>16}  {number(row.figure):>12}  "
-            f"{verdict(row)}"
+            f"{row.row:<5}{row.what:<{what}}  {row.target:>16}  {row.shown:>12}  {verdict(row)}"
         )
         if row.note:
             lines.append(f"     · {row.note}")
@@ -97,7 +106,7 @@ def markdown(rows: Sequence[Row]) -> str:
     """The same as a table of Markdown."""
     lines = ["| # | what | target | figure | holds | conditions |", "|---|---|---|---|---|---|"]
     for row in rows:
-        cells = (row.row, row.what, row.target, number(row.figure), verdict(row), row.note or "-")
+        cells = (row.row, row.what, row.target, row.shown, verdict(row), row.note or "-")
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     return "\n".join(lines)
 

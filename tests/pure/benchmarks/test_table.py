@@ -55,6 +55,12 @@ def test_the_record_has_the_five_parts_and_no_other() -> None:
     }
 
 
+def test_a_miss_is_not_rounded_away() -> None:
+    narrow = Row("2c", "ledger", 20.0, 19.97, unit="times")
+    assert (narrow.holds, narrow.shown) == (False, "19.97")
+    assert Row("2c", "ledger", 20.0, 20.03, unit="times").shown == "20"
+
+
 def test_a_row_survives_the_way_between_processes() -> None:
     rows = [HELD, MISSED, ABSENT]
     assert [row_from(values) for values in json.loads(encode_rows(rows))] == rows
