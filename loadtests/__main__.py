@@ -28,7 +28,8 @@ from loadtests.scenarios import SCENARIOS, SOAK, Disturbance, Scenario
 
 HERE = Path(__file__).parent
 REPORTS = HERE / "reports"
-STRAGGLERS_S = 30
+STRAGGLERS_S = 50
+"""More than a customer's patience and the time-outs of its last attempt."""
 SETTLE_S = 20.0
 
 
@@ -46,6 +47,7 @@ class Stage:
         )
         self.engine = processes.engine(self.data, settings=self._settings())
         self.memory: list[int] = []
+        self.troubles: list[str] = []
         self.ended = threading.Event()
 
     def _settings(self) -> str:
@@ -68,6 +70,13 @@ class Stage:
             self.engine.wait_ready()
 
     def watch(self) -> None:
+        """Watch until the end; what keeps from it is a trouble."""
+        try:
+            self._watch()
+        except Exception as trouble:
+            self.troubles.append(f"could not be watched to its end: {trouble!r}")
+
+    def _watch(self) -> None:
         """Disturb at the right moments; where memory is judged, read it once a second."""
         limits = self.scenario.thresholds
         began = time.monotonic()
@@ -78,6 +87,7 @@ class Stage:
                 self.disturb(todo.pop(0))
             elif limits.memory_growth_max is not None and elapsed_s >= limits.memory_from_s:
                 self.memory.append(self.engine.memory_bytes())
+        self.troubles += [f"{left.kind} did not come about" for left in todo]
 
 
 def set_outage(gateway: Server, on: bool) -> None:
@@ -120,16 +130,27 @@ def locust(stage: Stage, result: Path) -> None:
         process.wait(30)
 
 
-def wait_settled(engine: Server) -> None:
+def is_settled(stage: Stage) -> bool:
+    """Whether nothing is under way, with no request and no merchant."""
+    port = stage.engine.port
+    status, body = processes.get(port, "/v1/statistics")
+    if status != 200 or json.loads(body)["parts"]["router"]["waiting"]:
+        return False
+    for key in stage.keys:
+        status, body = processes.get(port, "/v1/payments?status=unknown&limit=1", key=key)
+        if status != 200 or json.loads(body)["data"]:
+            return False
+    return True
+
+
+def wait_settled(stage: Stage) -> bool:
     """Wait until nothing is under way: unknown outcomes are looked up after their load."""
     deadline = time.monotonic() + SETTLE_S
-    while time.monotonic() < deadline:
-        status, body = processes.get(engine.port, "/v1/payments?status=unknown&limit=1")
-        statistics = json.loads(processes.get(engine.port, "/v1/statistics")[1])["parts"]
-        waiting = statistics["router"]["waiting"]
-        if status == 200 and not json.loads(body)["data"] and not waiting:
-            return
+    while not is_settled(stage):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.5)
+    return True
 
 
 def run(scenario: Scenario) -> list[str]:
@@ -146,13 +167,14 @@ def run(scenario: Scenario) -> list[str]:
             if not result.exists():
                 return ["locust left no result"]
             seen: dict[str, Any] = json.loads(result.read_text())
-            wait_settled(stage.engine)
+            if not wait_settled(stage):
+                stage.troubles.append(f"not settled {SETTLE_S:.0f} s after its end")
         verified = processes.run_engine_command("verify", f"--data={stage.data}", environ={})
     print(f"    {in_words(seen)}", flush=True)
     limits = scenario.thresholds
     if limits.memory_growth_max is not None and growth_of(stage.memory) is None:
         print(f"    memory is not judged: it settles after {limits.memory_from_s} s", flush=True)
-    return troubles_of(scenario, seen, stage.memory, verified)
+    return stage.troubles + troubles_of(scenario, seen, stage.memory, verified)
 
 
 def main() -> int:

@@ -25,11 +25,17 @@ def troubles_of(scenario: Scenario, seen: Seen, memory: Sequence[int], verified:
         return ["nothing was answered"]
     failed = (kinds.get("failed", 0) + sum(seen["failures"].values())) / attempts
     put_off = kinds.get("put_off", 0) / attempts
+    under_way = seen["under_way"]
     ordered = sorted(seen["latencies_ms"])
     p50, p99 = percentile(ordered, 0.5), percentile(ordered, 0.99)
-    recovered = recovery(seen, scenario.seconds)
+    recovered = recovery(seen, scenario.seconds, limits.recovered_from)
     check(failed <= limits.failed_max, f"failed {failed:.2%}: {dict(seen['failures'])}")
+    check(not under_way, f"without an end when the customers left: {under_way}")
     check(put_off <= limits.put_off_max, f"put off {put_off:.1%}, at most {limits.put_off_max:.1%}")
+    check(
+        put_off >= limits.put_off_min,
+        f"put off {put_off:.1%}, at least {limits.put_off_min:.1%}: nothing went wrong",
+    )
     check(p50 <= limits.p50_ms, f"p50 {p50:.0f} ms, at most {limits.p50_ms:.0f}")
     check(p99 <= limits.p99_ms, f"p99 {p99:.0f} ms, at most {limits.p99_ms:.0f}")
     check(
@@ -55,20 +61,18 @@ def totals(seen: Seen) -> dict[str, int]:
     return found
 
 
-def recovery(seen: Seen, seconds: float) -> float:
-    """Share of good attempts in the last fifth of the time; what is asked later is not counted.
+def recovery(seen: Seen, seconds: float, since: float) -> float:
+    """Share of good attempts in the last part of the time, 0 where nothing was answered in it.
 
-    Where the gateway is so slow that nothing was answered in it, in the last two fifths.
+    `since`: where that part begins, from 0 to 1. What is asked later is not counted.
     """
-    for part in (0.8, 0.6):
-        last: list[dict[str, int]] = [
-            kinds
-            for second, kinds in seen["seconds"].items()
-            if seconds * part <= int(second) < seconds
-        ]
-        if attempts := sum(sum(kinds.values()) for kinds in last):
-            return sum(kinds.get("good", 0) for kinds in last) / attempts
-    return 0.0
+    last: list[dict[str, int]] = [
+        kinds
+        for second, kinds in seen["seconds"].items()
+        if seconds * since <= int(second) < seconds
+    ]
+    attempts = sum(sum(kinds.values()) for kinds in last)
+    return sum(kinds.get("good", 0) for kinds in last) / attempts if attempts else 0.0
 
 
 def growth_of(memory: Sequence[int]) -> float | None:

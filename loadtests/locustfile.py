@@ -39,6 +39,8 @@ class Tally:
         self.latencies_ms: list[float] = []
         self.failures: Counter[str] = Counter()
         self.payments = 0
+        self.under_way = 0
+        """Requests that have had no final answer yet; at the end they never will."""
 
     def attempt(self, status: int, kind: str, took_ms: float) -> None:
         """Note an attempt: `good` or `put_off` or `failed`."""
@@ -70,6 +72,7 @@ def finish(environment: Environment, **_: Any) -> None:
         "latencies_ms": tally.latencies_ms,
         "failures": dict(tally.failures),
         "payments": tally.payments,
+        "under_way": tally.under_way,
     }
     Path(RESULT).write_text(json.dumps(seen))
 
@@ -114,6 +117,15 @@ class Shopper(FastHttpUser):
         The same key each time, but for 502: that is final, nothing was done, and only a new key
         tries again.
         """
+        tally.under_way += 1
+        answer = self.persist(path, body, name, wanted)
+        tally.under_way -= 1  # Not where locust has ended the customer meanwhile.
+        return answer
+
+    def persist(
+        self, path: str, body: dict[str, Any], name: str, wanted: int
+    ) -> dict[str, Any] | None:
+        """Again and again, as long as patience lasts."""
         until = time.monotonic() + PATIENCE_S
         key = uuid.uuid4().hex
         while True:

@@ -23,6 +23,7 @@ def seen(**changes: Any) -> dict[str, Any]:
         "latencies_ms": [20.0] * 100,
         "failures": {},
         "payments": 100,
+        "under_way": 0,
         **changes,
     }
 
@@ -40,6 +41,7 @@ def test_what_went_well_holds() -> None:
         ({"latencies_ms": [20.0] * 90 + [200.0] * 10}, "p99"),
         ({"seconds": {"1": {"good": 90}, "9": {"good": 1, "put_off": 5}}}, "good at the end"),
         ({"latencies_ms": []}, "nothing was answered"),
+        ({"under_way": 1}, "without an end"),
     ],
 )
 def test_what_did_not_is_named(changes: dict[str, Any], word: str) -> None:
@@ -63,12 +65,20 @@ def test_memory_is_judged_where_a_limit_is_named() -> None:
 
 def test_what_is_asked_after_the_end_does_not_count_as_recovery() -> None:
     late = seen(seconds={"9": {"good": 5}, "12": {"put_off": 50}})
-    assert recovery(late, 10) == 1.0
+    assert recovery(late, 10, 0.8) == 1.0
 
 
-def test_answers_that_come_in_waves_are_looked_for_a_little_earlier() -> None:
-    assert recovery(seen(seconds={"6": {"good": 5}}), 10) == 1.0
-    assert recovery(seen(seconds={"2": {"good": 5}}), 10) == 0.0
+def test_who_answers_nothing_in_the_end_has_not_recovered() -> None:
+    early = seen(seconds={"6": {"good": 5}})
+    assert recovery(early, 10, 0.8) == 0.0
+    assert recovery(early, 10, 0.6) == 1.0
+
+
+def test_what_was_to_go_wrong_and_did_not_is_named() -> None:
+    limits = Thresholds(put_off_min=0.05, put_off_max=0.9)
+    disturbed = Scenario(name="x", what="x", seconds=10, thresholds=limits)
+    (trouble,) = troubles_of(disturbed, seen(), [], verified=True)
+    assert trouble == "put off 0.0%, at least 5.0%: nothing went wrong"
 
 
 def test_a_run_is_told_in_one_line() -> None:
