@@ -5,6 +5,7 @@ Every port has a real adapter and a shipped in-memory one; both pass the same co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -364,9 +365,11 @@ class Gateway(Protocol):
         """Answer at once what can be answered without waiting; None: `perform` it."""
         ...
 
-    async def perform(self, call: GatewayCall) -> OperationNews:
+    async def perform(self, call: GatewayCall, in_time_s: float = math.inf) -> OperationNews:
         """Make the call. Never raises for what the provider does: that is news.
 
+        Nothing of it leaves later than `in_time_s` from now, whatever holds it up (a connection
+        that does not come about, a process that stands still).
         The caller bounds it with the deadline and turns a time-out into `Unknown`.
         """
         ...

@@ -134,6 +134,9 @@ class Answers:
         claim = await self._ledger.claim(ref)
         if claim is None:
             return None
+        if claim.fingerprint != ask.fingerprint:
+            # It was released, and another request has it now.
+            return self.reused(ask), False
         return (answer, False) if claim.answer is None else (claim.answer, True)
 
     async def _replay(self, ask: Ask, ref: KeyRef) -> tuple[Answer, bool]:

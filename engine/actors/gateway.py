@@ -162,7 +162,7 @@ class GatewayActor:
                 self._in_flight = 0
 
     def _send(self, messages: list[Perform]) -> None:
-        if self._state != "closed" or self._waiting or self._is_late(messages[0]):
+        if self._state != "closed" or self._waiting or any(map(self._is_late, messages)):
             self._waiting.extend(messages)
             self._pump()
             return
@@ -205,8 +205,17 @@ class GatewayActor:
 
     def _is_late(self, message: Perform) -> bool:
         """Whether the call has waited for longer than the provider gets for its answer."""
-        age_ms = self._clock.now_ms() - message.asked_ms
-        return age_ms > self._traits.deadline_ms and not message.call.look_up
+        return self._in_time_s(message) < 0
+
+    def _in_time_s(self, message: Perform) -> float:
+        """For how long it may still leave; what is concluded of it counts on its not leaving later.
+
+        A look-up may at any time.
+        """
+        if message.call.look_up:
+            return math.inf
+        until_ms = message.asked_ms + self._traits.deadline_ms
+        return (until_ms - self._clock.now_ms()) / 1000
 
     def _refuse_waiting(self) -> None:
         """The breaker is open."""
@@ -232,11 +241,12 @@ class GatewayActor:
                 # Asked once more, because the process may have stood still since it was let
                 # through. It may at any moment; once the call is being made, its own time-out
                 # ends it.
-                if self._is_late(caller.message):
+                in_time_s = self._in_time_s(caller.message)
+                if in_time_s < 0:
                     self._end(caller, _NEVER_SENT, began, is_sent=False)
                 else:
                     scope.deadline = began + self._traits.deadline_ms / 1000
-                    news = await self._attempt(caller.message.call)
+                    news = await self._attempt(caller.message.call, in_time_s)
                     scope.deadline = math.inf
                     self._end(caller, news, began)
                 if scope.cancel_called:
@@ -263,10 +273,10 @@ class GatewayActor:
         if self._waiting:
             self._pump()
 
-    async def _attempt(self, call: GatewayCall) -> OperationNews:
+    async def _attempt(self, call: GatewayCall, in_time_s: float) -> OperationNews:
         failpoint("gateway_sent")
         try:
-            return await self._gateway.perform(call)
+            return await self._gateway.perform(call, in_time_s)
         except Exception as broken:
             # A fault in an adapter says nothing about what the provider did.
             self._telemetry.error(

@@ -26,7 +26,7 @@ from engine.domain.operation import Operation
 from engine.domain.outcomes import hear_of_operation, hear_of_payment
 from engine.domain.payment import COMMANDS, Payment
 from engine.domain.refusals import Refusal
-from engine.domain.retry import review_due_ms
+from engine.domain.retry import may_resend, review_due_ms
 
 
 def open_payment(
@@ -282,30 +282,36 @@ EXPIRY_POSTPONED_MS = 60_000
 
 
 def retry(payment: Payment, env: Env) -> Step | None:
-    """What the engine owes, and that failed, is due again: with the same key."""
+    """What the engine owes, and that failed, is due again: with the same key.
+
+    Where that one is too old by now, since the engine was down, it is looked up once more instead.
+    """
     due = [op for op in payment.operations if op.retry_ms is not None and op.retry_ms <= env.now_ms]
     if not due:
         return None
     change = Change(payment, env)
     for op in due:
-        again = change.set_op(
-            op.n,
-            status="processing",
-            retry_ms=None,
-            attempts=op.attempts + 1,
-            sent_ms=env.now_ms,
-            checks=0,
-        )
+        again = change.set_op(op.n, attempts=op.attempts + 1)
         change.note("retried", op_id(payment.id, op.n), attempt=again.attempts)
-        change.call(again)
+        _try_again(change, again)
     return change.finish()
+
+
+def _try_again(change: Change, op: Operation) -> None:
+    """Send it again, or look it up, where its key might be taken for a new one."""
+    now_ms = change.env.now_ms
+    op = change.set_op(op.n, status="processing", retry_ms=None, sent_ms=now_ms, checks=0)
+    if may_resend(op.created_ms, now_ms, change.env.traits):
+        change.call(op)
+    else:
+        change.set_op(op.n, status="unknown", next_check_ms=now_ms)
 
 
 def revive(payment: Payment, env: Env) -> Step | None:
     """A person has what the engine owes and failed to do tried again, from the first attempt.
 
     What was given up has to be there still: a refund that the merchant has made in its place, say,
-    is not made twice.
+    is not made twice. What is too old to be sent again under its key is only looked up.
     """
     failed = [
         op
@@ -317,11 +323,8 @@ def revive(payment: Payment, env: Env) -> Step | None:
     for op in failed:
         if op.retry_ms is None and not _reserve_again(change, payment, op):
             continue
-        again = change.set_op(
-            op.n, status="processing", retry_ms=None, attempts=1, sent_ms=env.now_ms, checks=0
-        )
         change.note("revived", op_id(payment.id, op.n))
-        change.call(again)
+        _try_again(change, change.set_op(op.n, attempts=1))
         revived += 1
     if revived == 0:
         return None

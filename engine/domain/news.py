@@ -58,6 +58,8 @@ class GatewayTraits(msgspec.Struct, frozen=True):
     """What is different between providers, as numbers (times in milliseconds).
 
     `lookup_lag_ms`: how long after a call a look-up may still say "not found" of what was done.
+    `resend_ms`: how long after its first use a key may be sent again. Later the provider may have
+    forgotten it, and would take the same request for a new one.
     """
 
     name: str
@@ -66,6 +68,7 @@ class GatewayTraits(msgspec.Struct, frozen=True):
     multiple_capture: bool
     inflight_max: int
     authorization_ms: int
+    resend_ms: int
 
     @property
     def settled_ms(self) -> int:

@@ -14,7 +14,6 @@ from engine.domain.fees import fee_for
 from engine.domain.ids import op_id
 from engine.domain.news import (
     NEWS_KIND,
-    TIMED_OUT,
     ActionRequired,
     Approved,
     Declined,
@@ -31,7 +30,7 @@ from engine.domain.news import (
 from engine.domain.operation import LEADS_TO, Operation, Verdict, verdict
 from engine.domain.payment import Payment
 from engine.domain.posting import Phase
-from engine.domain.retry import lookup_due_ms, retry_due_ms
+from engine.domain.retry import lookup_due_ms, may_resend, retry_due_ms
 
 
 def hear_of_operation(
@@ -378,7 +377,11 @@ def _undo(change: Change, op: Operation, event: str, *, phase_expired: bool = Fa
     elif op.type == "refund":
         _give_refund_up(change, op)
     if op.owed:
-        _flag(change, op, f"the {op.type} failed {op.attempts} times: {op.code}")
+        reason = f"the {op.type} failed {op.attempts} times: {op.code}"
+        is_old = not may_resend(op.created_ms, change.env.now_ms, change.env.traits)
+        if is_old and not payment.reversed:
+            reason += "; it is too old to be sent again, so it has to be made at the gateway itself"
+        _flag(change, op, reason)
 
 
 def _give_refund_up(change: Change, op: Operation) -> None:
@@ -405,6 +408,8 @@ def _settle(change: Change, cancel: Operation) -> None:
 def _retry_later(change: Change, op: Operation) -> bool:
     """What is owed is tried again (after 5, 15, 30 minutes). False: it is a person's now."""
     due_ms = retry_due_ms(op.attempts, change.env.now_ms)
+    if due_ms is not None and not may_resend(op.created_ms, due_ms, change.env.traits):
+        due_ms = None  # The gateway would take it for something new.
     if op.type == "refund" and change.payment.reversed:
         due_ms = None  # The customer has the money back already, by way of the bank.
     change.set_op(op.n, retry_ms=due_ms)
@@ -452,12 +457,10 @@ def _wait_for_gateway(change: Change, op: Operation, news: OperationNews, via: s
 
 def _doubt(change: Change, op: Operation, news: OperationNews, via: str) -> None:
     assert isinstance(news, Unknown), news
-    # The commit before it, or its queue, may have taken their time. A call that was cut off left a
-    # deadline ago; any other may have left just before it broke, up to a deadline after its step.
-    now_ms, deadline_ms = change.env.now_ms, change.env.traits.deadline_ms
-    sent_ms = max(op.sent_ms, now_ms - deadline_ms)
-    if news.reason != TIMED_OUT:
-        sent_ms = max(sent_ms, min(now_ms, op.sent_ms + deadline_ms))
+    # The commit before it, its queue, or a connection may have taken their time: it may have left
+    # just before it broke, but no call does later than a deadline after its step.
+    latest_ms = op.sent_ms + change.env.traits.deadline_ms
+    sent_ms = max(op.sent_ms, min(change.env.now_ms, latest_ms))
     change.set_op(
         op.n,
         code=news.reason,

@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from engine.domain.news import GatewayTraits
+
 RETRY_DELAYS_MS: Final = (5 * 60_000, 15 * 60_000, 30 * 60_000)
 """Work the engine starts itself is tried again this long after each failed attempt."""
 
@@ -52,6 +54,11 @@ def retry_due_ms(attempts_failed: int, failed_at_ms: int) -> int | None:
     if attempts_failed > len(RETRY_DELAYS_MS):
         return None
     return failed_at_ms + RETRY_DELAYS_MS[attempts_failed - 1]
+
+
+def may_resend(first_ms: int, at_ms: int, traits: GatewayTraits) -> bool:
+    """Whether the gateway still knows a key that it was first sent at `first_ms`."""
+    return at_ms < first_ms + traits.resend_ms
 
 
 def lookup_due_ms(

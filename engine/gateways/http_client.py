@@ -18,6 +18,8 @@ from aiohttp.abc import AbstractStreamWriter
 
 BODY_MAX_BYTES: Final = 1_048_576
 _CHUNK_BYTES: Final = 65_536
+# Where there is one, a clock that also counts while the machine is suspended.
+_ELAPSED: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -65,7 +67,7 @@ class _InTime(aiohttp.BytesPayload):
         self, writer: AbstractStreamWriter, content_length: int | None
     ) -> None:
         # Not the event loop's time, which is as old as its turn.
-        if time.monotonic() > self._not_after:
+        if time.clock_gettime(_ELAPSED) > self._not_after:
             raise TimeoutError("the process stood still before the request was sent")
         await super().write_with_length(writer, content_length)
 
@@ -73,33 +75,25 @@ class _InTime(aiohttp.BytesPayload):
 class HttpClient:
     """A pool of connections to one gateway. Under asyncio only, as aiohttp is."""
 
-    def __init__(
-        self,
-        *,
-        connections_max: int,
-        connect_timeout_s: float,
-        timeout_s: float,
-        send_timeout_s: float = math.inf,
-    ) -> None:
-        """No body leaves later than `send_timeout_s` after `send` was called.
-
-        The caller's own deadline should be the shorter; `timeout_s` only bounds a leak.
-        """
+    def __init__(self, *, connections_max: int, connect_timeout_s: float, timeout_s: float) -> None:
+        """The caller's own deadline should be the shorter; `timeout_s` only bounds a leak."""
         self._connections_max = connections_max
-        self._send_timeout_s = send_timeout_s
         self._timeout = aiohttp.ClientTimeout(
             total=timeout_s, connect=connect_timeout_s, sock_connect=connect_timeout_s
         )
         self._client: aiohttp.ClientSession | None = None
 
-    async def send(self, request: Request) -> Response | NotSent | Lost:
+    async def send(
+        self, request: Request, in_time_s: float = math.inf
+    ) -> Response | NotSent | Lost:
         """Send it once. Never raises for what the network or the peer does.
 
+        A request with a body does not leave later than `in_time_s` from now.
         Cancelled, it closes its connection: whether the request arrived is then unknown.
         """
         client = self._client or self._open()
         body = request.body
-        data = _InTime(body, time.monotonic() + self._send_timeout_s) if body else None
+        data = _InTime(body, time.clock_gettime(_ELAPSED) + in_time_s) if body else None
         try:
             async with client.request(
                 request.method,

@@ -11,6 +11,7 @@ or is killed, finds the operation in the books.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -153,8 +154,11 @@ class Simulator:
             return answers
         return [None if news is None else Unknown(BOOKS_UNWRITABLE) for news in answers]
 
-    async def perform(self, call: GatewayCall) -> OperationNews:
-        """Make the call. Where no reply comes, this waits for ever: the caller has a deadline."""
+    async def perform(self, call: GatewayCall, in_time_s: float = math.inf) -> OperationNews:
+        """Make the call. Where no reply comes, this waits for ever: the caller has a deadline.
+
+        It leaves at once, so always in time.
+        """
         reply = self.act(call)
         await self.hold_back(reply)
         return reply.news

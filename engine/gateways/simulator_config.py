@@ -96,6 +96,7 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             multiple_capture=True,
             inflight_max=self.inflight_max,
             authorization_ms=AUTHORIZATION_MS,
+            resend_ms=self.keys_kept_ms * 23 // 24,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -216,7 +217,7 @@ class GatewayEnd:
             answers.append(news)
         return answers
 
-    async def perform(self, call: GatewayCall) -> OperationNews:
+    async def perform(self, call: GatewayCall, in_time_s: float = math.inf) -> OperationNews:
         """Make the call; where no reply comes, this waits for ever."""
         if self._life.is_dead:
             await trio.sleep_forever()

@@ -64,6 +64,7 @@ def traits(**changed: Any) -> GatewayTraits:
         "multiple_capture": True,
         "inflight_max": 10,
         "authorization_ms": 7 * DAY_MS,
+        "resend_ms": DAY_MS,
     }
     return GatewayTraits(**(values | changed))
 

@@ -14,7 +14,7 @@ from engine.domain.news import (
     Unknown,
 )
 from engine.domain.representation import payment_view, refund_view
-from tests.pure.domain.one_payment import START_MS, OnePayment
+from tests.pure.domain.one_payment import DAY_MS, START_MS, OnePayment
 
 MINUTE_MS = 60_000
 DOWN = Failed("gateway_unreachable")
@@ -100,6 +100,50 @@ def test_after_the_fourth_failure_it_is_a_persons_who_can_revive_it(owed):
     assert one.revive(), "and before its time"
     one.approve(n)
     assert (one.payment.is_open, one.held) == (False, 0)
+
+
+@pytest.mark.parametrize("owed", OWED)
+def test_what_is_due_again_after_its_key_may_be_forgotten_is_only_looked_up(owed):
+    """The engine was down for a day, and the gateway would take the key for a new one."""
+    one, n = owed()
+    one.hear(n, DOWN)
+    one.wait(DAY_MS)
+    assert one.retry()
+    assert (one.calls, one.op(n).status, one.op(n).next_check_ms) == ((), "unknown", one.now_ms)
+    one.approve(n, via="look_up")
+    assert (one.payment.is_open, one.payment.needs_review, one.held) == (False, False, 0)
+
+
+@pytest.mark.parametrize("owed", OWED)
+def test_what_is_too_old_and_not_there_is_a_persons_also_when_it_is_revived(owed):
+    one, n = owed()
+    one.hear(n, DOWN)
+    one.wait(DAY_MS)
+    one.retry()
+    for _ in range(2):
+        one.letters.clear()
+        one.look_up(n, NotFound())
+        assert (one.op(n).status, one.letters) == ("unknown", []), "it concludes nothing yet"
+        one.wait(10_000)
+        one.look_up(n, NotFound())
+        name, times = one.op(n).type, one.op(n).attempts
+        assert one.letters == [
+            f"the {name} failed {times} times: not_processed; it is too old to be sent again, "
+            "so it has to be made at the gateway itself"
+        ]
+        assert (one.op(n).retry_ms, one.payment.refunding, one.payment.releasing) == (None, 0, 0)
+        assert not one.retry()
+        assert one.revive()
+        assert one.calls == ()
+
+
+@pytest.mark.parametrize("owed", OWED)
+def test_no_retry_is_put_behind_the_time_in_which_a_key_is_known(owed):
+    one, n = owed()
+    one.wait(DAY_MS - 5 * MINUTE_MS)
+    one.hear(n, DOWN)
+    assert one.op(n).retry_ms is None
+    assert one.payment.needs_review
 
 
 @pytest.mark.parametrize("owed", OWED)

@@ -48,6 +48,7 @@ TRAITS = GatewayTraits(
     multiple_capture=True,
     inflight_max=10,
     authorization_ms=7 * DAY_MS,
+    resend_ms=DAY_MS,
 )
 
 

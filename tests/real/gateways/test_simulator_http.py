@@ -356,13 +356,13 @@ async def test_what_stood_still_for_too_long_before_it_was_sent_is_not_sent(
 
     # The process is stopped after it was asked to send, and goes on so much later.
     now = iter([100.0, 100.0 + stood_still_s])
-    monkeypatch.setattr(http_client, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(http_client, "time", SimpleNamespace(clock_gettime=lambda _: next(now)))
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-    client = HttpClient(connections_max=4, connect_timeout_s=2, timeout_s=5, send_timeout_s=1)
+    client = HttpClient(connections_max=4, connect_timeout_s=2, timeout_s=5)
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve)
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        answer = await client.send(Request("POST", f"http://127.0.0.1:{port}/", {}, b"pay"))
+        answer = await client.send(Request("POST", f"http://127.0.0.1:{port}/", {}, b"pay"), 1)
         await client.close()
         tasks.cancel_scope.cancel()
     assert isinstance(answer, Response if arrives else Lost)

@@ -89,7 +89,7 @@ class WatchedGateway:
         self.world.tell()
         return found
 
-    async def perform(self, call: GatewayCall) -> OperationNews:
+    async def perform(self, call: GatewayCall, in_time_s: float) -> OperationNews:
         self.in_flight += 1
         self.in_flight_most = max(self.in_flight, self.in_flight_most)
         try:

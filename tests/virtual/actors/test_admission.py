@@ -118,9 +118,9 @@ async def test_a_ledger_that_is_gone_is_the_reason_and_not_the_queue_it_leaves(
 def slowly(perform):
     """The same, three seconds later."""
 
-    async def performed(call):
+    async def performed(*given):
         await trio.sleep(3)
-        return await perform(call)
+        return await perform(*given)
 
     return performed
 

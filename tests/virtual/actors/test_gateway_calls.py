@@ -1,8 +1,13 @@
 """The tasks that make calls: used again and again, and each call with a deadline of its own."""
 
+import math
+
+import msgspec
 import pytest
 import trio
+import trio.testing
 
+from engine.domain.news import NotFound
 from engine.messages import Perform
 from tests.virtual.actors.rig import a_world, body
 
@@ -12,7 +17,7 @@ def takes(world, monkeypatch, *seconds):
     times = iter(seconds)
     real = world.simulator.perform
 
-    async def perform(call):
+    async def perform(call, in_time_s=math.inf):
         news = await real(call)
         await trio.sleep(0 if call.look_up else next(times, 0))
         return news
@@ -65,7 +70,7 @@ async def test_a_reply_that_came_with_the_deadline_counts_and_the_next_call_is_m
     real = world.simulator.perform
     slow = iter([True])
 
-    async def perform(call):
+    async def perform(call, in_time_s=math.inf):
         if next(slow, False):
             with trio.CancelScope(shield=True):
                 await trio.sleep(deadline_s + 1)
@@ -122,3 +127,50 @@ async def test_no_call_is_given_to_a_task_of_an_earlier_life(autojump_clock, wor
         assert (await world.open())[0].status == 201
     await world.until(lambda: not any(p.has_work for p in world.payments()), 500)
     assert actor.statistics().in_flight == 0
+
+
+@pytest.mark.trio
+async def test_a_late_call_is_not_made_behind_others_of_its_turn_either(
+    autojump_clock, world, monkeypatch
+):
+    await world.open()
+    (call,) = world.gateway.made("authorize")
+    made = []
+
+    async def perform(call, in_time_s):
+        made.append(call)
+        return NotFound()
+
+    monkeypatch.setattr(world.gateway, "perform", perform)
+    (payment,) = world.payments()
+    now_ms = world.clock.now_ms()
+    late_ms = now_ms - world.gateway.traits.deadline_ms - 1
+    actor = world.system._statistics["gateway-simulator"].__self__
+    look_up = msgspec.structs.replace(call, look_up=True)
+    actor._send([Perform(look_up, payment.id, 1, late_ms), Perform(call, payment.id, 1, late_ms)])
+    await trio.testing.wait_all_tasks_blocked()
+    assert (made, world.gateway.made("authorize")) == ([look_up], [call])
+
+
+@pytest.mark.trio
+async def test_what_is_left_of_the_deadline_bounds_when_a_call_leaves(
+    autojump_clock, world, monkeypatch
+):
+    """Counted from its step: its commit takes two seconds here. A look-up may leave at any time."""
+    left = []
+    performed = type(world.gateway).perform
+
+    async def perform(self, call, in_time_s):
+        left.append((call.look_up, in_time_s))
+        return await performed(self, call, in_time_s)
+
+    monkeypatch.setattr(type(world.gateway), "perform", perform)
+    monkeypatch.setattr(world.gateway, "perform_now", lambda calls: [None for _ in calls])
+    world.ledger.faults.commit_delay_s = 2.0
+    await world.open("pm_card_timeout_after_charge")
+    await world.until(lambda: world.payments()[0].status == "authorized", 100)
+    deadline_s = world.gateway.traits.deadline_ms / 1_000
+    (sent, *looked_up) = left
+    assert sent == (False, pytest.approx(deadline_s - 2, abs=0.01))
+    assert looked_up
+    assert set(looked_up) == {(True, math.inf)}

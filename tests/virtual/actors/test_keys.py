@@ -231,6 +231,26 @@ async def test_a_key_that_is_released_while_it_is_read_may_run_again(autojump_cl
 
 
 @pytest.mark.trio
+async def test_a_key_that_another_request_takes_while_it_is_read_is_refused(autojump_clock, world):
+    first, _ = await world.open(key="k")
+    await world.capture(body(first)["id"])
+    await world.restart()
+    read = world.ledger.claim
+
+    async def read_too_early(ref):
+        world.ledger.claim = read_too_late
+        return msgspec.structs.replace(await read(ref), answer=None)
+
+    async def read_too_late(ref):
+        world.ledger.claim = read
+        return msgspec.structs.replace(await read(ref), fingerprint=b"another's")
+
+    world.ledger.claim = read_too_early
+    answer, replayed = await world.open(key="k")
+    assert (answer.status, answer.code, replayed) == (422, "idempotency_key_reused", False)
+
+
+@pytest.mark.trio
 async def test_an_answer_whose_reply_was_lost_is_the_stored_one(autojump_clock, world):
     answers = []
 

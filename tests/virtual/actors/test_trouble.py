@@ -485,9 +485,9 @@ async def test_a_call_that_was_let_through_is_not_made_when_the_process_then_sto
 ):
     world.gateway.gate = trio.Event()
     # Not in the mailbox and not in the queue, but when its task gets its turn.
-    answers = iter((False, False, True))
+    answers = iter((1.0, 1.0, -0.001))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GatewayActor, "_is_late", lambda self, message: next(answers, True))
+        patch.setattr(GatewayActor, "_in_time_s", lambda self, message: next(answers, -1.0))
         answer, _ = await world.open()
     assert (answer.status, answer.code) == (502, "gateway_failed")
     assert world.gateway.in_flight_most == 0

@@ -53,7 +53,7 @@ KEYS = {
 METHODS = frozenset(
     {"pm_card_visa", "pm_card_declined", "pm_card_unreachable", "pm_card_timeout_after_charge"}
 )
-TRAITS = GatewayTraits("simulator", 6_000, 4_000, True, 256, 7 * 86_400_000)
+TRAITS = GatewayTraits("simulator", 6_000, 4_000, True, 256, 7 * 86_400_000, 86_400_000)
 AUTHORIZE = {"amount": 1099, "currency": "usd", "payment_method": "pm_card_visa"}
 
 PAGE_HEADERS = [name for name, _ in documents.PAGE_HEADERS]
