@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from engine.ledger.packing import OUT_OF_RANGE
 from engine.ledger.rows import INT64_MAX
 from engine.ports import EntryInvalid
 
@@ -29,14 +30,18 @@ class TotalsGuard:
         for account, debits, credits_ in pending:
             self._keep({account * 2: debits, account * 2 + 1: credits_})
 
+    def measure(self, most: int) -> None:
+        """The largest total that there is, as it was read after the last batch that was kept."""
+        self._most = most
+
     def check(self, added: Mapping[int, int], moved: int, before: Guarded | None = None) -> Guarded:
         """What a batch would lead to, for `keep` when it has been committed.
 
         `added` and `moved` are `pending` and `moved` of its rows; `before` is what the batch before
         it leads to, where that one is not kept yet.
         Raises EntryInvalid where second phases take more than is pending, and where a total might
-        not fit its column. No total grows by more than all that is moved, which is bounded here:
-        2**63 - 1 minor units in the life of a process.
+        not fit its column. No total grows by more than all that is moved, so that is added up here
+        until it comes to 2**63 - 1 minor units; what is there by then has to be measured anew.
         """
         find = self._pending.get
         if before is None:
@@ -50,7 +55,7 @@ class TotalsGuard:
                 for side, change in added.items()
             }
         if most > INT64_MAX:
-            raise EntryInvalid("invalid: NumericValueOutOfRangeError")
+            raise EntryInvalid(OUT_OF_RANGE)
         if after and min(after.values()) < 0:
             raise EntryInvalid("invalid: pending_not_negative")
         return after, most

@@ -98,6 +98,10 @@ class Preparer:
         earlier = None if before is None else before.guarded
         return self._guard.check(rows.pending, rows.moved, earlier)
 
+    def measure(self, largest_total: int) -> None:
+        """How large a total is by now, at the head of the chain."""
+        self._guard.measure(largest_total)
+
     def prepare(
         self, batch: Batch, rows: Rows, guarded: Guarded, before: Prepared | None = None
     ) -> Prepared:

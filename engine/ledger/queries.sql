@@ -77,6 +77,10 @@ SELECT number, key, hash FROM batches WHERE lane = $1 ORDER BY number DESC LIMIT
 -- Transfer ids go on from here: each is larger than all before it.
 SELECT coalesce(max(last_transfer), 0) AS id FROM batches WHERE lane = 0
 
+-- name: hash_of
+-- The hash of one batch.
+SELECT hash FROM batches WHERE lane = $1 AND number = $2
+
 -- name: accounts_above
 -- The accounts that a process does not know yet; it is the only one that opens any.
 SELECT id, book, kind, owner, currency, livemode FROM accounts WHERE id > $1 ORDER BY id

@@ -32,7 +32,14 @@ from engine.ledger.connections import (
     send_whole,
 )
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error, verdict_of
-from engine.ledger.packing import PACKERS, TRANSFER_COLUMNS, copy_of_transfers, domain_of
+from engine.ledger.guard import Guarded
+from engine.ledger.packing import (
+    OUT_OF_RANGE,
+    PACKERS,
+    TRANSFER_COLUMNS,
+    copy_of_transfers,
+    domain_of,
+)
 from engine.ledger.preparing import LANE, Prepared, Preparer, is_copied
 from engine.ledger.queries import QUERIES
 from engine.ledger.rows import Rows
@@ -182,10 +189,22 @@ class Writer:
         rows = self._preparer.rows_of(batch)
         try:
             guarded = self._preparer.check(rows)
-        except EntryInvalid:
+        except EntryInvalid as refused:
             await self._judge_first(batch, rows)
-            raise
+            if refused.reason != OUT_OF_RANGE:
+                raise
+            guarded = await self._measured(rows)
         return self._preparer.prepare(batch, rows, guarded)
+
+    async def _measured(self, rows: Rows) -> Guarded:
+        """Check them against the totals as they are.
+
+        The bound that is remembered grows by all that is moved, also by what is voided again.
+        """
+        assert self._connection is not None
+        largest = await self._connection.fetchval(QUERIES["largest_total"], timeout=self._timeout_s)
+        self._preparer.measure(largest)
+        return self._preparer.check(rows)
 
     async def _judge_first(self, batch: Batch, rows: Rows) -> None:
         """Raise what the database would have raised before it came to the totals."""
@@ -298,6 +317,9 @@ class Writer:
             )
             pending = await connection.fetch(QUERIES["pending"], timeout=limit_s)
             most = await connection.fetchval(QUERIES["largest_total"], timeout=limit_s)
+            ours = await connection.fetchval(
+                QUERIES["hash_of"], LANE, known.head.number, timeout=limit_s
+            )
             await connection.execute("COMMIT", timeout=limit_s)
         except LedgerError:
             connection.terminate()
@@ -313,11 +335,13 @@ class Writer:
         if found is not None:
             number, head_key = found["number"], found["key"]
             head = Receipt(number=number, hash=found["hash"])
-        if number < known.head.number:
+        if known.head.number and ours != known.head.hash:
+            # Fewer batches, or as many and others: another engine may have gone on from there.
             connection.terminate()
             raise Fenced(
-                f"the journal ends at batch {number}, but batch {known.head.number} had been "
-                f"committed: this database has lost commits (restored, or an async standby)"
+                f"batch {known.head.number} had been committed, but the journal, which ends at "
+                f"batch {number}, does not have it: this database has lost commits (restored, or "
+                f"an async standby)"
             )
         if self._ahead is not None:
             self._ahead.drop()  # It may be packed for the connection before.

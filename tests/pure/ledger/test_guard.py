@@ -55,6 +55,8 @@ def test_a_total_that_might_not_fit_is_refused() -> None:
     guard.keep(guard.check({}, 10))
     with pytest.raises(EntryInvalid, match="NumericValueOutOfRange"):
         guard.check({}, 1)
+    guard.measure(INT64_MAX - 1)
+    guard.keep(guard.check({}, 1))
 
 
 moves = st.lists(

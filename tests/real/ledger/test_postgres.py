@@ -19,7 +19,7 @@ from engine.ledger.connections import DurabilityError  # noqa: E402
 from engine.ledger.lock import LockTaken  # noqa: E402
 from engine.ledger.postgres import PostgresLedger  # noqa: E402
 from engine.ledger.queries import QUERIES  # noqa: E402
-from engine.ledger.rows import Rows  # noqa: E402
+from engine.ledger.rows import INT64_MAX, Rows  # noqa: E402
 from engine.ledger.verify import verify  # noqa: E402
 from engine.ports import EntryInvalid, Fenced, LedgerUnavailable, Receipt  # noqa: E402
 from tests.contracts.ledger import (  # noqa: E402
@@ -522,6 +522,51 @@ async def test_a_database_that_lost_commits_is_fenced_off(
     ledger._writer._disconnect()
     with pytest.raises(Fenced, match="lost commits"):
         await ledger.commit(make.batch())
+
+
+async def test_a_database_that_lost_commits_is_fenced_off_though_others_took_their_place(
+    bench: PostgresBench,
+    make: Maker,
+) -> None:
+    """Restored to before the take-over, and written to since, under an epoch of the same number."""
+    ledger = await bench.open()
+    await chain(ledger, make, 2)
+    connection = await raw(bench)
+    await connection.execute("ALTER TABLE batches DISABLE TRIGGER ALL")
+    await connection.execute("UPDATE batches SET hash = sha256(hash) WHERE number = 2")
+    await connection.execute(
+        "INSERT INTO batches (lane, number, key, epoch, recorded_ms, transfers, first_transfer, "
+        "last_transfer, prev_hash, hash) "
+        "SELECT lane, 3, 'theirs', epoch, recorded_ms, 0, 0, 0, hash, sha256(hash) "
+        "FROM batches WHERE number = 2"
+    )
+    await connection.close()
+    ledger._writer._disconnect()
+    with pytest.raises(Fenced, match="lost commits"):
+        await ledger.commit(make.batch())
+
+
+async def test_only_totals_that_are_large_leave_no_room_and_not_what_has_passed_through_them(
+    bench: PostgresBench,
+    make: Maker,
+) -> None:
+    ledger = await bench.open()
+    await chain(ledger, make, 1)
+    # As after 2**63 - 1 minor units that were held and voided; then they are there.
+    ledger._writer._preparer.measure(INT64_MAX)
+    assert (await chain(ledger, make, 2))[-1].number == 3
+    await ledger.project_totals()
+    connection = await raw(bench)
+    await connection.execute("ALTER TABLE accounts DISABLE TRIGGER ALL")
+    await connection.execute(
+        f"UPDATE accounts SET debits_posted = {INT64_MAX} WHERE id = (SELECT max(id) FROM accounts)"
+    )
+    await connection.close()
+    ledger._writer._preparer.measure(INT64_MAX)
+    for _ in range(2):
+        with pytest.raises(EntryInvalid, match="NumericValueOutOfRange"):
+            await chain(ledger, make, 1)
+    assert (await ledger.commit(make.batch())).number == 4
 
 
 @pytest.mark.parametrize(
