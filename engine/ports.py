@@ -380,6 +380,10 @@ class Gateway(Protocol):
         """Check signature and time stamp on the raw bytes, and read them. Pure."""
         ...
 
+    def read_webhook(self, event_id: str, raw: bytes) -> WebhookEvent | WebhookRefused:
+        """Read one that was verified before it was stored, perhaps with a secret of then. Pure."""
+        ...
+
     async def close(self) -> None:
         """Let connections go."""
         ...

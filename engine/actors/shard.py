@@ -43,6 +43,7 @@ from engine.domain.machine import (
 )
 from engine.domain.news import GatewayTraits, Unknown
 from engine.domain.operation import Operation
+from engine.domain.outcomes import is_early
 from engine.domain.payment import Payment
 from engine.domain.recording import record
 from engine.domain.refusals import Refusal
@@ -131,6 +132,9 @@ class ShardActor:
         self._telemetry = telemetry
         self._settings = settings
         self._traits = traits
+        # A call waits for up to a deadline before it is made, and for another one until it is over.
+        slowest_ms = max((each.deadline_ms for each in traits.values()), default=0)
+        self._reply_max_ms = max(settings.gateway_reply_max_ms, 2 * slowest_ms + 1_000)
         self._incarnation = 0
         self._envs: dict[tuple[str, str], Env] = {}
         self._line = Lines(mailbox.park)
@@ -536,8 +540,13 @@ class ShardActor:
             self._with_payment(message)
 
     def _hear(self, message: Heard, payment: Payment | None) -> None:
-        if payment is None or message.op > len(payment.operations):
-            # A webhook can be faster than our own commit: it stays in the inbox for later.
+        if (
+            payment is None
+            or message.op > len(payment.operations)
+            or (message.inbox is not None and is_early(payment, message.news))
+        ):
+            # A webhook can be faster than our own commit, or than the reply to our own call: it
+            # stays in the inbox for later.
             if message.inbox is not None:
                 self._directory.mailboxes["webhooks"].put_reserved_nowait(NewsParked(message.inbox))
             return
@@ -624,7 +633,7 @@ class ShardActor:
         overdue = []
         for key, asked_ms in self._asked.items():
             # Insertion order is time order, so the first young one ends the search.
-            if message.now_ms - asked_ms < self._settings.gateway_reply_max_ms:
+            if message.now_ms - asked_ms < self._reply_max_ms:
                 break
             overdue.append(key)
         for payment_id, n in overdue:

@@ -38,7 +38,7 @@ from engine.ports import (
     LedgerReader,
     LedgerUnavailable,
     Telemetry,
-    WebhookEvent,
+    WebhookRefused,
 )
 from engine.supervisor.mailbox import Mailbox
 
@@ -191,13 +191,13 @@ class WebhookActor:
         self._dispatched += 1
         ref = InboxRef(row.gateway, row.event_id, "applied")
         adapter = self._gateways.get(row.gateway)
-        event = (
-            adapter.verify_webhook(row.headers, row.raw, row.received_ms)
-            if adapter is not None
-            else None
-        )
-        if not isinstance(event, WebhookEvent):
-            self._done(ref, "unreadable")
+        if adapter is None:
+            self._give_up(row, self._watch(row), "its gateway is not configured any more")
+            return
+        # Its signature was checked before it was stored; the secret may be another one by now.
+        event = adapter.read_webhook(row.event_id, row.raw)
+        if isinstance(event, WebhookRefused):
+            self._give_up(row, self._watch(row), f"it cannot be read: {event.detail}")
             return
         subject = parse_op_id(event.op_id) if event.op_id is not None else None
         if event.news is None or subject is None:
@@ -263,7 +263,9 @@ class WebhookActor:
                 row, watched, f"its shard crashed {watched.crashes} times while it had it"
             )
         elif since_s is not None and watched.parked_s - since_s > patience_s:
-            self._give_up(row, watched, "it names a payment that is not known here")
+            self._give_up(
+                row, watched, "it names a payment, or money of it, that is not known here"
+            )
         elif not watched.crashes:
             self._dispatch(row)
         elif watched.shard not in suspects:

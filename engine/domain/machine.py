@@ -329,7 +329,8 @@ def revive(payment: Payment, env: Env) -> Step | None:
     if revived == 0:
         return None
     # What else there is to decide stays flagged.
-    open_questions = payment.excess_captured + payment.excess_refunded > 0 or revived < len(failed)
+    excess = payment.excess_captured + payment.excess_refunded
+    open_questions = excess > 0 or payment.told != () or revived < len(failed)
     change.set(needs_review=open_questions or any(op.needs_review for op in payment.operations))
     return change.finish()
 

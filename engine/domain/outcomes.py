@@ -19,6 +19,7 @@ from engine.domain.news import (
     Declined,
     Disputed,
     Failed,
+    News,
     NotFound,
     OperationNews,
     PaymentNews,
@@ -27,7 +28,7 @@ from engine.domain.news import (
     StillPending,
     Unknown,
 )
-from engine.domain.operation import LEADS_TO, Operation, Verdict, verdict
+from engine.domain.operation import LEADS_TO, UNDONE, Operation, Verdict, verdict
 from engine.domain.payment import Payment
 from engine.domain.posting import Phase
 from engine.domain.retry import lookup_due_ms, may_resend, retry_due_ms
@@ -41,7 +42,7 @@ def hear_of_operation(
         return None  # It has not been asked of the gateway yet, so nothing can be known of it.
     believed = _credible(payment, op, news, via)
     found = verdict(op, believed)
-    if found == "ignore" or _known_already(payment, op, found):
+    if found == "ignore" or _known_already(payment, op, found, believed):
         return None
     change = Change(payment, env)
     detail = believed.reason if isinstance(believed, Unknown) else getattr(believed, "code", None)
@@ -58,12 +59,14 @@ def hear_of_operation(
 _ROADS = {"reply": "gateway_replied", "look_up": "looked_up", "webhook": "webhook_received"}
 
 
-def _known_already(payment: Payment, op: Operation, found: Verdict) -> bool:
+def _known_already(payment: Payment, op: Operation, found: Verdict, news: OperationNews) -> bool:
     """A contradiction and a late success are recorded once; hearing them again changes nothing."""
     if found == "contradict":
-        return payment.needs_review
+        return _contradiction(op) in payment.told
     if found != "late_success":
         return False
+    if _is_foreign(payment, op, news):
+        return _foreign(op) in payment.told
     if op.retry_ms is not None:
         return False  # It was to be tried again, and need not be.
     if op.n == 1:
@@ -78,18 +81,38 @@ def _credible(payment: Payment, op: Operation, news: OperationNews, via: str) ->
 
     A reply that names another amount is doubted and looked up. What a look-up or a webhook
     confirms is a fact, except another currency and another authorised amount: those a person sees.
+    Whatever was done although it had failed is a fact, and is undone.
     """
     if not isinstance(news, Approved) or op.type in ("cancel", "reversal"):
         return news
-    if news.currency != payment.currency:
-        return Unknown("wrong_currency")
     if news.amount < 1:
         return Unknown("wrong_amount")
+    if op.status in UNDONE:
+        return news
+    if news.currency != payment.currency:
+        return Unknown("wrong_currency")
     if news.amount == op.amount:
         return news
     if via == "reply" or op.type == "authorize":
         return Unknown("wrong_amount")
     return news
+
+
+def _contradiction(op: Operation) -> str:
+    return f"{op.n} contradicted"
+
+
+def _foreign(op: Operation) -> str:
+    return f"{op.n} in another currency"
+
+
+def _is_foreign(payment: Payment, op: Operation, news: OperationNews) -> bool:
+    """Whether it tells of money in another currency, which no account here is in."""
+    return (
+        isinstance(news, Approved)
+        and op.type not in ("cancel", "reversal")
+        and news.currency != payment.currency
+    )
 
 
 # --- done -------------------------------------------------------------------------------------
@@ -269,9 +292,14 @@ def _suspend_excess(change: Change, op: Operation, excess: int, link: int) -> No
         change.set(excess_captured=change.payment.excess_captured + excess)
 
 
-def _flag(change: Change, op: Operation, reason: str) -> None:
-    """Only a person can decide this: the payment says so, and the work queue has it."""
+def _flag(change: Change, op: Operation, reason: str, fact: str = "") -> None:
+    """Only a person can decide this: the payment says so, and the work queue has it.
+
+    `fact` is its name where no other field shows, when it is heard again, that it was told.
+    """
     change.set(needs_review=True)
+    if fact:
+        change.set(told=(*change.payment.told, fact))
     change.note("needs_review", op_id(change.payment.id, op.n), reason=reason)
     change.parked = reason
 
@@ -529,7 +557,8 @@ def _weigh_absence(change: Change, op: Operation, news: OperationNews, via: str)
 
 def _contradict(change: Change, op: Operation, news: OperationNews, via: str) -> None:
     """A refusal after a success: the success stands, and a person looks."""
-    _flag(change, op, f"{NEWS_KIND[type(news)]} was reported after the {op.type} had succeeded")
+    reason = f"{NEWS_KIND[type(news)]} was reported after the {op.type} had succeeded"
+    _flag(change, op, reason, _contradiction(op))
 
 
 def _return_refund(change: Change, op: Operation, news: OperationNews, via: str) -> None:
@@ -549,7 +578,12 @@ def _late_success(change: Change, op: Operation, news: OperationNews, via: str) 
     """A success after a final failure: always recorded, never a revival of the payment."""
     assert isinstance(news, Approved), news
     payment = change.payment
+    if _is_foreign(payment, op, news):
+        reason = f"the {op.type} had failed, and was done in {news.currency} after all"
+        _flag(change, op, reason, _foreign(op))
+        return
     if op.n == 1:
+        _flag_other_amount(change, op, news)
         _reverse(change, op, news)
         return
     room = payment.refundable if op.type == "refund" else payment.capturable
@@ -650,21 +684,41 @@ def hear_of_payment(payment: Payment, news: PaymentNews, via: str, env: Env) -> 
     return _refunded_elsewhere(change, news)
 
 
+def is_early(payment: Payment, news: News) -> bool:
+    """Whether it may be about money of which this engine is still to hear that it was captured."""
+    if isinstance(news, ReversedByGateway):
+        known = payment.captured - payment.refunded
+    elif isinstance(news, RefundedElsewhere):
+        known = payment.refundable
+    else:
+        return False
+    return news.amount > known and any(
+        op.is_open and op.type in ("purchase", "capture") for op in payment.operations
+    )
+
+
 def _reversed_by_gateway(change: Change, news: ReversedByGateway) -> Step | None:
-    """Everything was taken back (row 7); what had been refunded before is gone twice."""
+    """Everything was taken back (row 7); what had been refunded before is gone twice.
+
+    What a refund under way gives back need not be part of it.
+    """
     payment = change.payment
-    amount = payment.captured - payment.refunded
-    if amount == 0:
-        if payment.needs_review:
+    left = payment.captured - payment.refunded
+    amount = min(news.amount, left)
+    if amount < 1:
+        if "reversed" in payment.told:
             return None
-        _flag(change, payment.origin, "reversed at the gateway after it was refunded in full")
+        reason = "reversed at the gateway after it was refunded in full"
+        _flag(change, payment.origin, reason, "reversed")
         return change.finish()
     change.post("reversal", amount, 1)
     change.set(reversed=amount)
-    if news.amount > amount:
-        change.post("refund_excess", news.amount - amount, 1)
-        change.set(excess_refunded=payment.excess_refunded + news.amount - amount)
+    if news.amount > left:
+        change.post("refund_excess", news.amount - left, 1)
+        change.set(excess_refunded=payment.excess_refunded + news.amount - left)
         _flag(change, payment.origin, "more was reversed at the gateway than was left")
+    elif amount < left - payment.refunding:
+        _flag(change, payment.origin, "less was reversed at the gateway than was left")
     for op in payment.operations:
         if op.type == "refund" and op.retry_ms is not None:
             change.set_op(op.n, retry_ms=None)
@@ -680,9 +734,10 @@ def _refunded_elsewhere(change: Change, news: RefundedElsewhere) -> Step | None:
     if any(op.reference == news.reference for op in payment.operations if op.type == "refund"):
         return None
     if news.currency != payment.currency or news.amount < 1:
-        if payment.needs_review:
+        if news.reference in payment.told:
             return None
-        _flag(change, payment.origin, "a refund in another currency was made at the gateway")
+        reason = "a refund in another currency was made at the gateway"
+        _flag(change, payment.origin, reason, news.reference)
         return change.finish()
     amount = min(news.amount, payment.refundable)
     op = Operation(

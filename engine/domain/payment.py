@@ -39,7 +39,10 @@ ReleaseCause = Literal["canceled", "expired"]
 
 
 class Payment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One payment, whole: enough to go on from after a restart. Amounts in minor units."""
+    """One payment, whole: enough to go on from after a restart. Amounts in minor units.
+
+    `told`: the facts a person was told of that show in no other field, so that each is told once.
+    """
 
     id: str
     merchant_id: str
@@ -70,6 +73,7 @@ class Payment(msgspec.Struct, frozen=True, omit_defaults=True):
     released_by: ReleaseCause = "canceled"
     cancel_requested: bool = False
     needs_review: bool = False
+    told: tuple[str, ...] = ()
     expires_ms: int | None = None
     decline_code: str | None = None
     advice: str | None = None

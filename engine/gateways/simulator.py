@@ -60,6 +60,7 @@ from engine.gateways.simulator_webhooks import (
     dispute_notice,
     disputed,
     outcome_notice,
+    read_verified,
     read_webhook,
 )
 from engine.ports import Clock, WebhookEvent, WebhookRefused
@@ -218,6 +219,10 @@ class Simulator:
     ) -> WebhookEvent | WebhookRefused:
         """Check signature and time stamp on the raw bytes, and read them. Pure."""
         return read_webhook(self._keys, headers, raw, now_ms)
+
+    def read_webhook(self, event_id: str, raw: bytes) -> WebhookEvent | WebhookRefused:
+        """Read one whose signature has been checked. Pure."""
+        return read_verified(event_id, raw)
 
     async def run(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED

@@ -9,7 +9,7 @@ from engine.domain.news import GatewayCall, GatewayTraits, OperationNews
 from engine.gateways.http_client import HttpClient
 from engine.gateways.signatures import secret_key
 from engine.gateways.simulator_config import SimulatorConfig
-from engine.gateways.simulator_webhooks import read_webhook
+from engine.gateways.simulator_webhooks import read_verified, read_webhook
 from engine.gateways.simulator_wire import build, parse
 from engine.ports import WebhookEvent, WebhookRefused
 
@@ -50,6 +50,10 @@ class RemoteSimulator:
     ) -> WebhookEvent | WebhookRefused:
         """Check signature and time stamp on the raw bytes, and read them. Pure."""
         return read_webhook(self._keys, headers, raw, now_ms)
+
+    def read_webhook(self, event_id: str, raw: bytes) -> WebhookEvent | WebhookRefused:
+        """Read one whose signature has been checked. Pure."""
+        return read_verified(event_id, raw)
 
     async def close(self) -> None:
         """Let connections go."""

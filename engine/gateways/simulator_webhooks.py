@@ -72,14 +72,17 @@ def write_webhook(
 def read_webhook(
     keys: Sequence[bytes], headers: Mapping[str, str], raw: bytes, now_ms: int
 ) -> WebhookEvent | WebhookRefused:
-    """Check a webhook's signature and time stamp, then read it. Pure.
+    """Check a webhook's signature and time stamp, then read it. Pure."""
+    event_id = verify(keys, headers, raw, now_ms)
+    return event_id if isinstance(event_id, WebhookRefused) else read_verified(event_id, raw)
+
+
+def read_verified(event_id: str, raw: bytes) -> WebhookEvent | WebhookRefused:
+    """Read a webhook whose signature has been checked. Pure.
 
     News of a kind nobody knows yet is accepted and says nothing (`news` None), so that a newer
     gateway does not fill an older engine's log with refusals.
     """
-    event_id = verify(keys, headers, raw, now_ms)
-    if isinstance(event_id, WebhookRefused):
-        return event_id
     try:
         body = _body_decoder.decode(raw)
         tag = _tag_decoder.decode(body.news).type

@@ -235,11 +235,11 @@ class Connection(BaseProtocol):
             self.transport.close()
 
     def _say(self, refusal: Refusal) -> None:
-        """Write an answer to no request that could be read."""
+        """Answer what could not be read, behind whatever waits to be written."""
         request_id = self.server.shell.new_request_id()
         response = self.server.shell.refuse(refusal, request_id)
         assert self.transport is not None
-        self.transport.write(wire.write_response(response, request_id, "close"))
+        self.server.send(self.transport, wire.write_response(response, request_id, "close"))
 
     def _refuse_head(self, refusal: Refusal) -> None:
         if self._task is None:

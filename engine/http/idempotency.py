@@ -62,7 +62,8 @@ def read_key(value: str) -> str | Refusal:
 def fingerprint(method: str, path: str, body: Any) -> bytes:
     """16 bytes of SHA-256 over method, path and the parsed body in canonical form.
 
-    Spaces, the order of names and a default that is spelled out make no other request.
+    Spaces, the order of names and a default that is spelled out make no other request. What has
+    its default is left out, so a field that a release adds changes no request without it.
     """
     digest = sha256(f"{method} {path}\n".encode())
     digest.update(_encode(body))

@@ -57,7 +57,9 @@ Metadata = Annotated[
 ]
 
 
-class OpenPayment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OpenPayment(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """What an authorize or purchase asks for."""
 
     amount: Amount
@@ -108,7 +110,9 @@ class OpenPayment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ) = None
 
 
-class CapturePayment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CapturePayment(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """How much to capture, and whether the rest is released."""
 
     amount: Annotated[Amount, Meta(description="Default: all that is capturable.")] | None = None
@@ -118,13 +122,17 @@ class CapturePayment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = True
 
 
-class CancelPayment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CancelPayment(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Why the payment is canceled."""
 
     reason: Text | None = None
 
 
-class RefundPayment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RefundPayment(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """How much to give back, and why."""
 
     amount: Annotated[Amount, Meta(description="Default: all that is refundable.")] | None = None

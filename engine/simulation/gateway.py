@@ -241,6 +241,10 @@ class GatewayEnd:
         """Check signature and time stamp, and read it."""
         return self._provider.simulator.verify_webhook(headers, raw, now_ms)
 
+    def read_webhook(self, event_id: str, raw: bytes) -> WebhookEvent | WebhookRefused:
+        """Read one whose signature has been checked."""
+        return self._provider.simulator.read_webhook(event_id, raw)
+
     async def close(self) -> None:
         """Nothing is held here."""
 

@@ -16,6 +16,7 @@ from engine.domain.news import (
     StillPending,
     Unknown,
 )
+from engine.domain.outcomes import is_early
 from tests.pure.domain.one_payment import OnePayment
 
 DECLINED = Declined("do_not_honor", "try_again_later")
@@ -112,6 +113,90 @@ def test_a_late_success_is_undone_and_the_status_stays(purchase, news, status):
     one.approve(2)
     assert (one.status, one.events) == (status, ["payment.late_success_reversed"])
     assert not one.payment.is_open
+
+
+@pytest.mark.parametrize("purchase", [False, True])
+def test_a_late_success_of_another_amount_is_undone_too_and_a_person_sees_it(purchase):
+    one = OnePayment(purchase=purchase)
+    one.hear(1, DECLINED)
+    one.approve(1, 900, "webhook")
+    ((n, call),) = one.calls
+    assert (n, call.action, call.amount) == (2, "refund" if purchase else "void", 900)
+    assert one.letters == ["wrong amount confirmed by the gateway"]
+    assert not one.approve(1, 900, "webhook"), "heard again"
+    one.approve(2)
+    assert one.kinds["suspended", "posted"] == one.kinds["sent_back", "posted"]
+    assert (one.status, one.payment.is_open, len(one.letters)) == ("declined", False, 1)
+
+
+@pytest.mark.parametrize("purchase", [False, True])
+def test_a_late_success_in_another_currency_is_a_persons(purchase):
+    one = OnePayment(purchase=purchase)
+    one.hear(1, DECLINED)
+    one.approve(1, via="webhook", currency="EUR")
+    name = one.op(1).type
+    assert one.letters == [f"the {name} had failed, and was done in EUR after all"]
+    assert (one.calls, one.status) == ((), "declined")
+    assert not one.approve(1, via="webhook", currency="EUR"), "heard again"
+    assert one.approve(1, via="webhook"), "and this is another fact"
+    assert len(one.calls) == 1
+
+
+def test_what_a_person_looks_at_already_hides_no_other_fact():
+    one = captured()
+    one.refund(400)
+    one.approve(2, 350, "look_up")
+    assert one.payment.needs_review
+    one.hear(1, DECLINED, "webhook")
+    one.hear(1, DECLINED, "webhook")
+    assert len(one.letters) == 2
+    for reference in ("rf_1", "rf_2", "rf_1"):
+        one.hear(0, RefundedElsewhere(100, "EUR", reference), "webhook")
+    assert len(one.letters) == 4
+    one.hear(0, RefundedElsewhere(650, "USD", "rf_3"), "webhook")
+    assert one.payment.refunded == 1_000
+    for _ in range(2):
+        one.hear(0, ReversedByGateway(1_000, "return"), "webhook")
+    assert one.letters[4:] == ["reversed at the gateway after it was refunded in full"]
+
+
+def test_a_reversal_takes_no_more_than_it_says():
+    """A refund of 300 is under way, done or not: only 700 came back from the gateway."""
+    one = captured()
+    one.refund(300)
+    one.hear(0, ReversedByGateway(700, "return"), "webhook")
+    assert (one.status, one.payment.reversed, one.letters) == ("reversed", 700, [])
+    one.approve(2)
+    assert one.kinds["reversal", "posted"] + one.payment.refunded == 1_000
+
+
+def test_a_reversal_of_less_than_was_left_is_for_a_person():
+    one = captured()
+    one.hear(0, ReversedByGateway(400, "return"), "webhook")
+    assert (one.status, one.payment.reversed) == ("reversed", 400)
+    assert one.letters == ["less was reversed at the gateway than was left"]
+
+
+@pytest.mark.parametrize("purchase", [False, True])
+@pytest.mark.parametrize(
+    "news",
+    [ReversedByGateway(1_000, "return"), RefundedElsewhere(1_000, "USD", "rf_1")],
+    ids=["reversed", "refunded"],
+)
+def test_news_of_money_that_is_not_known_to_be_captured_yet_is_early(purchase, news):
+    one = OnePayment(purchase=purchase)
+    assert is_early(one.payment, news) is purchase
+    if not purchase:
+        one.approve(1)
+        one.capture()
+        one.hear(2, Unknown("timeout"))
+        assert is_early(one.payment, news)
+    assert not is_early(one.payment, Declined("x", "y"))
+    one.approve(len(one.payment.operations), via="look_up")
+    assert not is_early(one.payment, news)
+    one.hear(0, news, "webhook")
+    assert one.payment.refundable == 0
+    assert not one.payment.needs_review
 
 
 def test_a_late_success_of_a_canceled_payment():

@@ -6,14 +6,16 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.domain.refusals import Refusal
 from engine.http.bodies import decode
 from engine.http.idempotency import KEY_LENGTH_MAX, fingerprint, read_key
-from engine.http.requests import OpenPayment
+from engine.http.requests import CancelPayment, CapturePayment, OpenPayment, RefundPayment
 
+CONFIG: dict[str, Any] = {"frozen": True, "kw_only": True, "omit_defaults": True}
 DECODER = msgspec.json.Decoder(OpenPayment)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 BODIES = st.fixed_dictionaries(
@@ -71,3 +73,56 @@ def test_a_key_in_quotes_is_the_bare_key(key: str) -> None:
     bare = read_key(key)
     if not key.startswith('"') and not isinstance(bare, Refusal):
         assert read_key(quoted) == bare
+
+
+@pytest.mark.parametrize(
+    ("struct", "path", "raw", "digest"),
+    [
+        (
+            OpenPayment,
+            "/v1/payments/authorize",
+            b'{"amount":1000,"currency":"USD","payment_method":"pm_card_visa"}',
+            "0d33b948851b7b8e0de3cd98729f4d8b",
+        ),
+        (
+            CapturePayment,
+            "/v1/payments/pay_1/capture",
+            b'{"amount":700,"final":false}',
+            "1335536f0d918fa4f70d33f93f241a83",
+        ),
+        (
+            CancelPayment,
+            "/v1/payments/pay_1/cancel",
+            b'{"reason":"changed"}',
+            "28400011552fcae45e4da21a5f7fbbe5",
+        ),
+        (
+            RefundPayment,
+            "/v1/payments/pay_1/refund",
+            b'{"metadata":{"a":"b"}}',
+            "281ed8844386d3853ea04983450e24ef",
+        ),
+    ],
+)
+def test_a_request_of_an_earlier_release_is_the_same_one(
+    struct: type[msgspec.Struct], path: str, raw: bytes, digest: str
+) -> None:
+    """Kept for 30 days: whoever changes these tells a client that it reused a key."""
+    body = msgspec.json.decode(raw, type=struct)
+    assert fingerprint("POST", path, body).hex() == digest
+
+
+@pytest.mark.parametrize("struct", [OpenPayment, CapturePayment, CancelPayment, RefundPayment])
+def test_a_field_that_a_release_adds_changes_no_request_without_it(
+    struct: type[msgspec.Struct],
+) -> None:
+    class Later(struct, **CONFIG):  # type: ignore[misc,valid-type]
+        an_option: str | None = None
+        some_options: tuple[str, ...] = ()
+
+    raw = b'{"amount":1000,"currency":"USD","payment_method":"pm_card_visa"}'
+    raw = b"{}" if struct is not OpenPayment else raw
+    now, later = (msgspec.json.decode(raw, type=each) for each in (struct, Later))
+    assert fingerprint("POST", "/a", now) == fingerprint("POST", "/a", later)
+    given = msgspec.structs.replace(later, an_option="x")
+    assert fingerprint("POST", "/a", given) != fingerprint("POST", "/a", now)

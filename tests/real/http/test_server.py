@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import socket
@@ -483,6 +484,26 @@ async def test_a_half_sent_head_after_a_request_is_closed_too() -> None:
         await client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
         assert (await client.read()).status == 200
         await client.send(b"G")
+        (await client.read()).assert_problem(408, "request_timeout")
+        assert await client.wait_closed() == b""
+
+
+async def test_that_a_head_is_late_is_told_behind_the_answer_that_is_about_to_be_written() -> None:
+    async def answer_and_look_at_the_clock(request: Request) -> Response:
+        (connection,) = engine.server.open
+        while not connection._head_since:
+            await anyio.sleep(0.001)
+        # It runs before the answers of this turn are written.
+        asyncio.get_running_loop().call_soon(connection.check_deadlines, time.monotonic() + 100)
+        return Response(200, b"first")
+
+    async with running(answer_and_look_at_the_clock, limits=FAST) as engine:
+        client = await engine.connect()
+        await client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        while not engine.server.busy:
+            await anyio.sleep(0.001)
+        await client.send(b"GET / HT")
+        assert (await client.read()).body == b"first"
         (await client.read()).assert_problem(408, "request_timeout")
         assert await client.wait_closed() == b""
 

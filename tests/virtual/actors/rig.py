@@ -69,6 +69,7 @@ class WatchedGateway:
         self.world = world
         self.traits = world.simulator.traits
         self.verify_webhook = world.simulator.verify_webhook
+        self.read_webhook = world.simulator.read_webhook
         self.asked: list[tuple[float, GatewayCall]] = []
         self.gate: trio.Event | None = None
         self.answer: Callable[[GatewayCall], OperationNews | None] = lambda call: None

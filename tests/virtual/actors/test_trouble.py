@@ -494,6 +494,22 @@ async def test_a_call_that_was_let_through_is_not_made_when_the_process_then_sto
 
 
 @pytest.mark.trio
+async def test_the_news_of_a_call_is_not_missed_before_its_gateway_may_have_no_more_to_say(
+    autojump_clock, tmp_path
+):
+    """It waits for up to a deadline, and takes up to another one."""
+    async with a_world(tmp_path, autojump_clock, deadline_ms=30_000) as world:
+        await world.start()
+        world.gateway.gate = trio.Event()
+        assert (await world.open())[0].status == 202
+        await trio.sleep(15)
+        assert world.payments()[0].status == "processing"
+        world.gateway.gate.set()
+        await world.until(lambda: world.payments()[0].status == "authorized")
+        assert world.telemetry.said("gateway_reply_missing") == []
+
+
+@pytest.mark.trio
 async def test_an_engine_stops_also_while_its_ledger_is_gone(autojump_clock, tmp_path):
     async with a_world(tmp_path, autojump_clock) as world:
         await world.start()

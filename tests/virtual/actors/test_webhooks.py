@@ -1,5 +1,7 @@
 """A gateway's webhooks: durable before they are answered, and the same end in any order."""
 
+from functools import partial
+
 import pytest
 import trio
 
@@ -11,11 +13,12 @@ from engine.domain.news import (
     RefundedElsewhere,
     ReversedByGateway,
     StillPending,
+    Unknown,
 )
 from engine.gateways.signatures import secret_key
 from engine.gateways.simulator_config import DEVELOPMENT_SECRET
 from engine.gateways.simulator_webhooks import write_webhook
-from engine.ports import PaymentFilter
+from engine.ports import PaymentFilter, WebhookRefused
 from tests.virtual.actors.rig import a_world, body
 
 KEYS = (secret_key(DEVELOPMENT_SECRET),)
@@ -110,6 +113,33 @@ async def test_one_about_an_operation_that_is_not_there_yet_is_tried_again(autoj
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize(
+    ("news", "counted"),
+    [
+        (ReversedByGateway(1_000, "return"), "reversed"),
+        (RefundedElsewhere(1_000, "USD", "rf_1"), "refunded"),
+    ],
+    ids=["reversed", "refunded"],
+)
+async def test_one_about_money_whose_capture_is_not_known_yet_waits_for_that(
+    autojump_clock, world, news, counted
+):
+    world.gateway.answer = lambda call: Unknown("down") if world.gateway.silent else None
+    world.gateway.silent = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(world.open, purchase=True))
+        await world.until(lambda: world.payments() and world.payments()[0].status == "unknown")
+        (payment,) = world.payments()
+        world.simulator.perform_now(world.gateway.made("purchase"))
+        assert (await send(world, "evt_1", op_id(payment.id, 1), news)).status == 200
+        await trio.sleep(1)
+        assert (world.status(payment.id), outcome(world, "evt_1")) == ("unknown", None)
+        world.gateway.silent = False
+    await world.until(lambda: outcome(world, "evt_1") is not None)
+    assert (getattr(world.payment(payment.id), counted), world.letters()) == (1_000, [])
+
+
+@pytest.mark.trio
 async def test_one_about_nothing_we_know_is_a_dead_letter_after_an_hour(autojump_clock, world):
     stranger = world.ids.payment(None)
     assert (await send(world, "evt_1", op_id(stranger, 1), Declined("x", "y"))).status == 200
@@ -118,7 +148,7 @@ async def test_one_about_nothing_we_know_is_a_dead_letter_after_an_hour(autojump
     assert outcome(world, "evt_1") is None
     await world.skip(120)
     await world.until(lambda: outcome(world, "evt_1") == "unmatched")
-    assert world.letters() == ["it names a payment that is not known here"]
+    assert world.letters() == ["it names a payment, or money of it, that is not known here"]
 
 
 @pytest.mark.trio
@@ -133,6 +163,29 @@ async def test_one_that_was_stored_before_a_crash_is_applied_after_it(autojump_c
     world.kill_at = None
     await world.start()
     await world.until(lambda: world.status(payment_id) == "reversed")
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("readable", [True, False])
+async def test_one_that_was_stored_is_read_also_when_its_secret_has_been_replaced(
+    autojump_clock, world, monkeypatch, readable
+):
+    """And where it can't be read any more, a person has it."""
+    payment_id = await world.authorized(purchase=True)
+    world.points.clear()
+    world.kill_at = 1
+    with trio.move_on_after(5):
+        await send(world, "evt_1", op_id(payment_id, 1), ReversedByGateway(1_000, "return"))
+    await world.ended.wait()
+    world.kill_at = None
+    refused = WebhookRefused("webhook_signature_invalid", "no signature matches")
+    monkeypatch.setattr(world.simulator, "verify_webhook", lambda *_: refused)
+    if not readable:
+        monkeypatch.setattr(world.simulator, "read_webhook", lambda *_: refused)
+    await world.start()
+    await world.until(lambda: outcome(world, "evt_1") is not None)
+    assert world.status(payment_id) == ("reversed" if readable else "captured")
+    assert world.letters() == ([] if readable else ["it cannot be read: no signature matches"])
 
 
 @pytest.mark.trio
