@@ -353,7 +353,8 @@ async def converse(engine: EngineProcess, raw: bytes, *, read: bool) -> bytes:
         writer.write_eof()
         async with asyncio.timeout(10):
             return await reader.read()
-    except ConnectionError:
+    except OSError:
+        # It was reset, which shutdown() calls "not connected" and no ConnectionError.
         return b""
     finally:
         writer.close()
