@@ -26,6 +26,8 @@ from engine.ports import LedgerError, LedgerUnavailable, TakePayments
 CONNECT_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
 READ_TIMEOUT_S: Final = 15.0
+ANSWER_TIMEOUT_S: Final = 20.0
+"""For what the server gives up by itself after `READ_TIMEOUT_S`: who has vanished does not."""
 SEND_BYTES: Final = 4 * 1_024 * 1_024
 
 COMMON: Final[dict[str, str]] = {
@@ -254,7 +256,9 @@ class ReadConnections:
                 connection = await connect(self._dsn, self._settings, wanted="primary")
                 self._opened += 1
             try:
-                yield connection
+                # Not the driver's own time-out, which does not bound all that it asks by itself.
+                with anyio.fail_after(ANSWER_TIMEOUT_S):
+                    yield connection
             except DRIVER_ERRORS as error:
                 connection.terminate()
                 raise ledger_error(error) from error

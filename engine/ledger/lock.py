@@ -13,7 +13,7 @@ from typing import Any, Final
 import anyio
 import asyncpg
 
-from engine.ledger.connections import LOCK, close, connect
+from engine.ledger.connections import ANSWER_TIMEOUT_S, LOCK, close, connect
 from engine.ledger.errors import DRIVER_ERRORS, ledger_error
 from engine.ledger.queries import QUERIES
 from engine.ports import Fenced, LedgerUnavailable
@@ -21,7 +21,6 @@ from engine.ports import Fenced, LedgerUnavailable
 POLL_S: Final = 0.25
 STAND_BY_POLL_S: Final = 1.0
 HEARTBEAT_S: Final = 5.0
-ANSWER_TIMEOUT_S: Final = 20.0
 
 
 class LockTaken(LedgerUnavailable):

@@ -299,15 +299,17 @@ class Writer:
         known = self._preparer
         connection = await connect(self._dsn, WRITER, wanted="read-write")
         try:
-            if self._durable:
-                await check_durable(connection)
-            # Told here too: after a migration, the statement of a commit may not even begin.
-            epoch = await connection.fetchval(QUERIES["epoch"], timeout=self._timeout_s)
-            if epoch > self._epoch:
-                raise Fenced(f"epoch {self._epoch} is over, this is epoch {epoch}")
-            send_whole(connection)
-            types = await _take_packed(connection)
-            append = await connection.prepare(QUERIES["append_batch"])
+            # The driver's own time-out does not bound all that it asks by itself.
+            with anyio.fail_after(self._timeout_s):
+                if self._durable:
+                    await check_durable(connection)
+                # Told here too: after a migration, the statement of a commit may not even begin.
+                epoch = await connection.fetchval(QUERIES["epoch"])
+                if epoch > self._epoch:
+                    raise Fenced(f"epoch {self._epoch} is over, this is epoch {epoch}")
+                send_whole(connection)
+                types = await _take_packed(connection)
+                append = await connection.prepare(QUERIES["append_batch"])
             # One snapshot: an earlier try that ends meanwhile is in all of it, or in nothing.
             limit_s = self._timeout_s
             await connection.execute(QUERIES["snapshot"], timeout=limit_s)

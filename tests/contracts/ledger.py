@@ -724,6 +724,22 @@ class LedgerContract:
         with pytest.raises(EntryInvalid, match="invalid: pending_not_negative"):
             await ledger.commit(make.batch(Entry(transfers=(more,))))
 
+    async def test_a_total_has_room_for_all_but_what_it_holds_itself(
+        self, bench: Bench, make: Maker
+    ) -> None:
+        ledger = await bench.open()
+        quarter = 2**61
+        for _ in range(3):
+            hold = make.transfer(amount=quarter, phase="pending")
+            void = make.transfer(amount=quarter, phase="void_pending", resolves=hold.id)
+            for transfer in (hold, void):
+                await ledger.commit(make.batch(Entry(transfers=(transfer,))))
+        for _ in range(3):
+            await ledger.commit(make.batch(Entry(transfers=(make.transfer(amount=quarter),))))
+        with pytest.raises(EntryInvalid, match="invalid: NumericValueOutOfRangeError"):
+            await ledger.commit(make.batch(Entry(transfers=(make.transfer(amount=quarter),))))
+        await ledger.commit(make.batch(Entry(transfers=(make.transfer(amount=quarter - 1),))))
+
     async def test_a_taken_key_is_told_before_what_its_entry_would_do(
         self, bench: Bench, make: Maker
     ) -> None:
