@@ -24,7 +24,7 @@ from benchmarks.processes import Server
 from benchmarks.table import Row
 
 BYTES_EACH, REBUILT_S = 1_024.0, 15.0
-ORDER = {"customer": "cus_4711", "metadata": {"order": "A-1001"}}
+ORDER = {"customer": "cus_06dqdpn80m09xq7w3ntk2vzr", "metadata": {"order": "A-1001"}}
 """What a merchant says of a payment, which is kept as it was said: each byte more is one more."""
 GIVE_UP_S = 300.0
 
